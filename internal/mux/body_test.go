@@ -1,0 +1,367 @@
+package mux
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// TestSizes: bodies around every bound, in two parts, both ways.
+func TestSizes(t *testing.T) {
+	const chunk = 64 << 10
+	c, s := pair(t, Options{}, Options{Serve: func(_ context.Context, req Request, _ func(Reply) bool) Reply {
+		return Reply{Body: req.Body[:len(req.Body)/3], Tail: req.Body[len(req.Body)/3:]}
+	}})
+	for _, n := range []int{0, 1, chunk - 1, chunk, chunk + 1, MaxWhole - 1, MaxWhole, MaxWhole + 1, 5 * chunk, 5*chunk - 1, 3 << 20} {
+		for _, split := range []int{0, n / 2, chunk, n} {
+			body := pattern(n)
+			split = min(split, n)
+			r, err := c.Call(t.Context(), Request{Body: body[:split], Tail: body[split:]}, nil)
+			require.NoError(t, err)
+			requireBytes(t, body, r.Body)
+		}
+	}
+	eventually(t, func() bool { return held(c) == 0 && held(s) == 0 })
+}
+
+// TestFastLarge: a fast answer that has to be cut or to wait is copied.
+func TestFastLarge(t *testing.T) {
+	shared := make([]byte, 3<<20)
+	c, _ := pair(t, Options{}, Options{Serve: echo, Fast: func(req *Request) (Reply, bool) {
+		copy(shared, pattern(len(shared)))
+		shared[0] = req.Op
+		return Reply{Body: shared[:1], Tail: shared[1:]}, true
+	}})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			r, err := c.Call(t.Context(), Request{Op: uint8(i)}, nil)
+			if err != nil || len(r.Body) != len(shared) || r.Body[0] != uint8(i) {
+				t.Error(err, len(r.Body))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestInterleaved: while large bodies are sent, small frames go between their
+// chunks, and not too many large ones are under way.
+func TestInterleaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := withRogue(t, Options{WriteTimeout: time.Hour})
+		const size = 1 << 20
+		for range maxStreams + 3 {
+			go func() { _, _ = c.Call(t.Context(), Request{Body: pattern(size)}, nil) }()
+		}
+		synctest.Wait()
+		got := map[uint64][]byte{}
+		whole := 0
+		for whole < maxStreams+3 {
+			require.True(t, c.Send([]byte("small")))
+			synctest.Wait()
+			chunks := 0
+			for small := false; !small; {
+				var f wire.Frame
+				require.NoError(t, r.fr.Read(&f))
+				switch f.Kind {
+				case wire.KindPacket:
+					small = true
+				case wire.KindRequest:
+					require.Equal(t, uint64(size), f.Fields.BodySize)
+					require.Empty(t, f.Body)
+					got[f.Call] = []byte{}
+					require.LessOrEqual(t, len(got)-whole, maxStreams)
+				case wire.KindChunk:
+					require.LessOrEqual(t, len(f.Body), 64<<10)
+					if got[f.Call] = append(got[f.Call], f.Body...); len(got[f.Call]) == size {
+						requireBytes(t, pattern(size), got[f.Call])
+						whole++
+					}
+					chunks++
+				}
+			}
+			require.LessOrEqual(t, chunks, 2, "the small frame had to wait")
+		}
+	})
+}
+
+// TestLargeRequestAbandoned: a caller may leave in the middle of its large
+// body, which it may change then.
+func TestLargeRequestAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := withRogue(t, Options{WriteTimeout: time.Hour})
+		ctx, cancel := context.WithCancel(t.Context())
+		body := pattern(1 << 20)
+		errs := make([]error, maxStreams+1)
+		var wg sync.WaitGroup
+		for i := range errs {
+			wg.Go(func() { _, errs[i] = c.Call(ctx, Request{Body: body}, nil) })
+			synctest.Wait()
+		}
+		cancel()
+		wg.Wait()
+		clear(body)
+		for i, err := range errs {
+			// The first was being written alone; the writer took no more.
+			requireSent(t, i == 0, err, context.Canceled)
+		}
+		id := r.next(wire.KindRequest).Call
+		r.next(wire.KindChunk)
+		require.Equal(t, id, r.next(wire.KindCancel).Call)
+		require.True(t, c.Send(nil))
+		r.next(wire.KindPacket)
+		require.Empty(t, c.out.active)
+		require.Empty(t, c.out.queue)
+	})
+}
+
+// TestLargeRequestAnsweredEarly: a peer that refuses does not get the rest.
+func TestLargeRequestAnsweredEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := withRogue(t, Options{})
+		var err error
+		go func() { _, err = c.Call(t.Context(), Request{Body: pattern(8 << 20)}, nil) }()
+		id := r.next(wire.KindRequest).Call
+		go r.send(wire.Header{Kind: wire.KindError, Code: uint8(wire.CodeBusy), Call: id})
+		chunks := 0
+		for {
+			var f wire.Frame
+			require.NoError(t, r.fr.Read(&f))
+			if f.Kind == wire.KindCancel {
+				break
+			}
+			chunks++
+			time.Sleep(time.Nanosecond) // lets the refusal be read
+		}
+		require.Less(t, chunks, 10)
+		synctest.Wait()
+		requireRemote(t, wire.CodeBusy, err)
+	})
+}
+
+// TestLargeReplyAbandoned: the peer stops sending, and this side has its room
+// back.
+func TestLargeReplyAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := withRogue(t, Options{MaxBody: 1 << 20})
+		for range 10 { // more than there is room for at a time
+			ctx, cancel := context.WithCancel(t.Context())
+			var err error
+			go func() { _, err = c.Call(ctx, Request{}, nil) }()
+			id := r.next(wire.KindRequest).Call
+			r.send(wire.Header{Kind: wire.KindReply, Call: id, Fields: wire.Fields{BodySize: 1 << 20}})
+			r.send(wire.Header{Kind: wire.KindChunk, Flags: wire.FlagReply, Call: id}, pattern(1000)...)
+			synctest.Wait()
+			require.Equal(t, 1<<20, held(c))
+			cancel()
+			require.Equal(t, id, r.next(wire.KindCancel).Call)
+			synctest.Wait()
+			requireSent(t, true, err, context.Canceled)
+			require.Zero(t, held(c))
+			r.send(wire.Header{Kind: wire.KindChunk, Flags: wire.FlagReply, Call: id}, pattern(1000)...) // crossed
+		}
+		require.NoError(t, c.Err())
+	})
+}
+
+// TestServerStopsLargeReply: of a reply whose caller left no more is sent.
+func TestServerStopsLargeReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := withRogue(t, Options{Serve: func(context.Context, Request, func(Reply) bool) Reply {
+			return Reply{Body: pattern(8 << 20)}
+		}})
+		r.send(wire.Header{Kind: wire.KindRequest, Call: 5})
+		require.Equal(t, uint64(8<<20), r.next(wire.KindReply).Fields.BodySize)
+		r.next(wire.KindChunk)
+		r.send(wire.Header{Kind: wire.KindCancel, Call: 5})
+		r.send(wire.Header{Kind: wire.KindRequest, Call: 6})
+		for {
+			var f wire.Frame
+			require.NoError(t, r.fr.Read(&f))
+			if f.Kind == wire.KindReply {
+				require.Equal(t, uint64(6), f.Call)
+				break
+			}
+		}
+		require.Equal(t, uint64(6), r.next(wire.KindChunk).Call)
+		require.Equal(t, uint64(6), r.next(wire.KindChunk).Call)
+		require.Equal(t, 1, c.Stats().Serving)
+	})
+}
+
+// TestDeadlineOfLargeReply: a reply that cannot be sent in time is given up,
+// and whoever still waits is told.
+func TestDeadlineOfLargeReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r := withRogue(t, Options{Serve: func(context.Context, Request, func(Reply) bool) Reply {
+			return Reply{Body: pattern(8 << 20)}
+		}})
+		r.send(wire.Header{Kind: wire.KindRequest, Call: 5, Fields: wire.Fields{Deadline: time.Second}})
+		time.Sleep(2 * time.Second)
+		for {
+			var f wire.Frame
+			require.NoError(t, r.fr.Read(&f))
+			if f.Kind == wire.KindError {
+				require.Equal(t, uint8(wire.CodeDeadline), f.Code)
+				break
+			}
+		}
+		synctest.Wait()
+		require.Zero(t, c.Stats().Serving)
+	})
+}
+
+// TestRoomForRequests: bodies being received and served are bounded together.
+func TestRoomForRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		c, r := withRogue(t, Options{MaxBody: size, Serve: echo})
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for i := range maxStreams {
+			r.send(wire.Header{Kind: wire.KindRequest, Call: uint64(i), Fields: wire.Fields{BodySize: size}})
+		}
+		synctest.Wait()
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size), "room is made when the first chunk comes")
+		r.send(wire.Header{Kind: wire.KindRequest, Call: 100, Fields: wire.Fields{BodySize: size}})
+		f := r.next(wire.KindError)
+		require.Equal(t, uint64(100), f.Call)
+		require.Equal(t, uint8(wire.CodeBusy), f.Code)
+		r.send(wire.Header{Kind: wire.KindChunk, Call: 100}, 1, 2, 3) // was on its way: ignored
+		r.send(wire.Header{Kind: wire.KindCancel, Call: 0})
+		r.send(wire.Header{Kind: wire.KindRequest, Call: 101, Fields: wire.Fields{BodySize: size}})
+		synctest.Wait()
+		require.Equal(t, maxStreams, c.Stats().Serving)
+		require.Equal(t, maxStreams*size, held(c))
+		r.send(wire.Header{Kind: wire.KindRequest, Call: 102, Fields: wire.Fields{BodySize: 1 << 62}})
+		require.Equal(t, uint8(wire.CodeTooLarge), r.next(wire.KindError).Code)
+	})
+}
+
+// TestRoomForReplies: a peer that answers everything at once loses those that
+// find no room, and only those.
+func TestRoomForReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		c, r := withRogue(t, Options{MaxBody: size})
+		errs := make([]error, maxStreams+1)
+		for i := range errs {
+			go func() { _, errs[i] = c.Call(t.Context(), Request{Op: uint8(i)}, nil) }()
+		}
+		var last uint8
+		for range errs {
+			f := r.next(wire.KindRequest)
+			last = f.Code
+			r.send(wire.Header{Kind: wire.KindReply, Call: f.Call, Fields: wire.Fields{BodySize: size}})
+		}
+		r.next(wire.KindCancel)
+		synctest.Wait()
+		requireSent(t, true, errs[last], errRoom)
+		require.Equal(t, maxStreams*size, held(c))
+		require.Equal(t, maxStreams, c.Stats().Calls)
+	})
+}
+
+// TestViolations: what the protocol does not allow ends the connection.
+func TestViolations(t *testing.T) {
+	request := func(call uint64, size uint64) wire.Frame {
+		return wire.Frame{Header: wire.Header{Kind: wire.KindRequest, Call: call, Fields: wire.Fields{BodySize: size}}}
+	}
+	chunk := func(call uint64, n int) wire.Frame {
+		return wire.Frame{Header: wire.Header{Kind: wire.KindChunk, Call: call}, Body: make([]byte, n)}
+	}
+	block := func(ctx context.Context, _ Request, _ func(Reply) bool) Reply { <-ctx.Done(); return Reply{} }
+	for name, frames := range map[string][]wire.Frame{
+		"call id twice":                 {request(1, 0), request(1, 0)},
+		"call id twice, large":          {request(1, 9), request(1, 9)},
+		"chunk beyond":                  {request(1, 9), chunk(1, 10)},
+		"chunks beyond":                 {request(1, 9), chunk(1, 5), chunk(1, 5)},
+		"empty chunk":                   {request(1, 9), chunk(1, 0)},
+		"body with the announcement":    {{Header: request(1, 9).Header, Body: []byte("x")}},
+		"a kind of snapshots":           {{Header: wire.Header{Kind: wire.KindData}}},
+		"critical field in the unknown": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, r := withRogue(t, Options{Serve: block})
+			var b []byte
+			for _, f := range frames {
+				b = wire.AppendFrame(b, &f.Header, f.Body, nil)
+			}
+			if frames == nil {
+				b = critical(wire.KindPacket, 0)
+			}
+			_, _ = r.nc.Write(b)
+			require.ErrorIs(t, ended(t, c), ErrProtocol)
+		})
+	}
+	t.Run("frame too large", func(t *testing.T) {
+		c, r := withRogue(t, Options{MaxFrame: 1000})
+		_, _ = r.nc.Write([]byte{0, 0, 4, 0})
+		require.ErrorIs(t, ended(t, c), wire.ErrTooLarge)
+		require.ErrorIs(t, c.Err(), ErrProtocol)
+	})
+	t.Run("reply announced twice", func(t *testing.T) {
+		c, r := withRogue(t, Options{})
+		go func() { _, _ = c.Call(t.Context(), Request{}, nil) }()
+		id := r.next(wire.KindRequest).Call
+		r.send(wire.Header{Kind: wire.KindReply, Call: id, Fields: wire.Fields{BodySize: 9}})
+		_, _ = r.nc.Write(wire.AppendFrame(nil, &wire.Header{Kind: wire.KindReply, Call: id, Fields: wire.Fields{BodySize: 9}}, nil, nil))
+		require.ErrorIs(t, ended(t, c), ErrProtocol)
+	})
+}
+
+// critical is a frame with a critical field that nobody knows.
+func critical(kind wire.Kind, call byte) []byte {
+	return []byte{0, 0, 0, 14, byte(kind), 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, call, 0x80 | 99, 0}
+}
+
+// TestCritical: an unknown critical field costs that call and no other.
+func TestCritical(t *testing.T) {
+	c, r := withRogue(t, Options{Serve: echo})
+	_, err := r.nc.Write(critical(wire.KindRequest, 9))
+	require.NoError(t, err)
+	f := r.next(wire.KindError)
+	require.Equal(t, uint64(9), f.Call)
+	require.Equal(t, uint8(wire.CodeUnsupported), f.Code)
+	require.Contains(t, string(f.Body), "critical field")
+
+	done := make(chan error)
+	go func() {
+		_, err := c.Call(t.Context(), Request{}, nil)
+		done <- err
+	}()
+	b := critical(wire.KindReply, 0)
+	id := r.next(wire.KindRequest).Call
+	for i := range 7 {
+		b[9+i] = byte(id >> (8 * (6 - i)))
+	}
+	_, err = r.nc.Write(b)
+	require.NoError(t, err)
+	r.next(wire.KindCancel)
+	requireSent(t, true, <-done, wire.ErrCritical)
+	require.NoError(t, c.Err())
+}
+
+// TestForNobody: answers and pieces that nobody waits for are ignored.
+func TestForNobody(t *testing.T) {
+	c, r := withRogue(t, Options{Serve: echo})
+	for _, h := range []wire.Header{
+		{Kind: wire.KindReply, Call: 1}, {Kind: wire.KindReply, Call: wire.MaxCall, Fields: wire.Fields{BodySize: 9}},
+		{Kind: wire.KindError}, {Kind: wire.KindProgress, Call: 1}, {Kind: wire.KindCancel, Call: 1},
+		{Kind: wire.KindChunk, Call: 1}, {Kind: wire.KindChunk, Flags: wire.FlagReply, Call: 1},
+		{Kind: wire.KindVoid}, {Kind: wire.KindPacket}, {Kind: wire.KindGoaway, Flags: wire.FlagAck},
+	} {
+		r.send(h, 1)
+	}
+	r.send(wire.Header{Kind: wire.KindRequest, Call: 3, Code: 4})
+	require.Equal(t, uint8(4), r.next(wire.KindReply).Code)
+	require.NoError(t, c.Err())
+}

@@ -1,0 +1,273 @@
+package mux
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// keepBuffer is the largest write buffer that is kept for the next batch.
+const keepBuffer = 128 << 10
+
+// outbox gathers what is to be written. Guarded by Conn.mu.
+type outbox struct {
+	buf     []byte // frames of the next batch
+	marks   []mark // what is still to be done to them
+	batch   uint64 // number of the next batch, from 1
+	packets int    // packets in buf
+	frames  int64  // ever
+	idle    bool   // the writer waits for Conn.wake
+	room    chan struct{}
+
+	active []*stream // being sent, a chunk of each in turn
+	turn   int       // whose turn it is
+	queue  []*stream // not announced yet
+}
+
+// mark is a frame in outbox.buf that is touched when it is about to be written.
+type mark struct {
+	offset   int
+	deadline time.Duration // since Conn.start; 0: none
+	written  *atomic.Bool
+}
+
+// stream is a body being sent in chunks.
+type stream struct {
+	header     wire.Header // of the frame that announces it
+	mark       mark        // for that frame
+	call       *call       // whose request this is; nil: a reply
+	body, tail []byte
+	at, size   int
+	done       chan struct{} // closed when the last chunk was taken
+}
+
+func (o *outbox) empty() bool { return len(o.buf) == 0 && len(o.active) == 0 && len(o.queue) == 0 }
+
+// clear forgets everything; streams stay unfinished.
+func (o *outbox) clear() {
+	o.buf, o.marks, o.active, o.queue = nil, nil, nil, nil
+}
+
+// frame appends a frame to the next batch.
+func (o *outbox) frame(h *wire.Header, body, tail []byte) {
+	o.buf = wire.AppendFrame(o.buf, h, body, tail)
+	o.frames++
+}
+
+// marked appends a frame to the next batch, with a mark.
+func (o *outbox) marked(h *wire.Header, body, tail []byte, m mark) {
+	if m.deadline != 0 || m.written != nil {
+		m.offset = len(o.buf)
+		o.marks = append(o.marks, m)
+	}
+	o.frame(h, body, tail)
+}
+
+// add queues a stream.
+func (o *outbox) add(s *stream) { o.queue = append(o.queue, s) }
+
+// remove takes out s, of which nothing more is sent. It reports whether the
+// stream had been announced and was unfinished.
+func (o *outbox) remove(s *stream) bool {
+	if i := slices.Index(o.queue, s); i >= 0 {
+		o.queue = slices.Delete(o.queue, i, i+1)
+		return false
+	}
+	if i := slices.Index(o.active, s); i >= 0 {
+		o.active = slices.Delete(o.active, i, i+1)
+		return true
+	}
+	return false
+}
+
+// advance announces streams that may begin and appends one chunk.
+func (o *outbox) advance(chunk int) {
+	for len(o.active) < maxStreams && len(o.queue) > 0 {
+		s := o.queue[0]
+		o.queue = slices.Delete(o.queue, 0, 1)
+		if s.call != nil {
+			s.call.batch, s.call.offset = o.batch, len(o.buf)
+		}
+		o.marked(&s.header, nil, nil, s.mark)
+		o.active = append(o.active, s)
+	}
+	if len(o.active) == 0 {
+		return
+	}
+	o.turn %= len(o.active)
+	s := o.active[o.turn]
+	h := wire.Header{Kind: wire.KindChunk, Call: s.header.Call}
+	if s.call == nil {
+		h.Flags = wire.FlagReply
+	}
+	body, tail := s.next(chunk)
+	o.frame(&h, body, tail)
+	if s.at < s.size {
+		o.turn++
+		return
+	}
+	o.remove(s)
+	close(s.done)
+}
+
+// next returns the next n bytes, or what is left.
+func (s *stream) next(n int) (body, tail []byte) {
+	end := min(s.at+n, s.size)
+	split := len(s.body)
+	body = s.body[min(s.at, split):min(end, split)]
+	tail = s.tail[max(s.at, split)-split : max(end, split)-split]
+	s.at = end
+	return body, tail
+}
+
+// kickLocked wakes the writer if it sleeps.
+func (c *Conn) kickLocked() {
+	if c.out.idle {
+		c.out.idle = false
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// roomLocked waits until a frame of size bytes may be appended. It unlocks
+// Conn.mu while it waits.
+func (c *Conn) roomLocked(ctx context.Context, size int) error {
+	for {
+		if c.err != nil {
+			return c.err
+		}
+		if len(c.out.buf) == 0 || len(c.out.buf)+size <= c.opts.MaxQueue {
+			return nil
+		}
+		if c.out.room == nil {
+			c.out.room = make(chan struct{})
+		}
+		room := c.out.room
+		c.mu.Unlock()
+		var err error
+		select {
+		case <-room:
+		case <-c.broken:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		c.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// control appends a small frame that the peer caused, without waiting. A peer
+// that causes many and reads none breaks the connection.
+func (c *Conn) control(h *wire.Header, body []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.controlLocked(h, body)
+}
+
+func (c *Conn) controlLocked(h *wire.Header, body []byte) error {
+	if len(c.out.buf) > c.opts.MaxQueue+MaxWhole {
+		return ErrSlow
+	}
+	if c.err == nil {
+		c.out.frame(h, body, nil)
+		c.kickLocked()
+	}
+	return nil
+}
+
+// refuse ends a call of the peer's with an error frame.
+func (c *Conn) refuse(call uint64, code wire.ErrorCode, text string) error {
+	return c.control(&wire.Header{Kind: wire.KindError, Code: uint8(code), Call: call}, []byte(clip(text)))
+}
+
+// take waits for something to write and returns it; its room is used again
+// from spare. False: the connection has ended.
+func (c *Conn) take(spare []byte) ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.err == nil && c.out.empty() {
+		c.out.idle = true
+		crowded := c.calls.used > 1 || len(c.served) > 1
+		if c.draining {
+			c.hush()
+		}
+		c.mu.Unlock()
+		select {
+		case <-c.wake:
+			// Whoever is about to send gets to add to the batch: with many calls
+			// that halves their cost. Alone it would only delay.
+			if crowded {
+				runtime.Gosched()
+			}
+		case <-c.broken:
+		}
+		c.mu.Lock()
+	}
+	if c.err != nil {
+		return nil, false
+	}
+	o := &c.out
+	o.idle = false
+	o.advance(c.opts.ChunkSize)
+	if len(o.marks) > 0 {
+		now := time.Since(c.start)
+		for i := range o.marks {
+			m := &o.marks[i]
+			if m.deadline != 0 {
+				wire.PatchDeadline(o.buf[m.offset:], m.deadline-now)
+			}
+			if m.written != nil {
+				m.written.Store(true)
+			}
+		}
+		clear(o.marks)
+		o.marks = o.marks[:0]
+	}
+	buf := o.buf
+	o.buf = spare
+	o.batch++
+	o.packets = 0
+	if o.room != nil {
+		close(o.room)
+		o.room = nil
+	}
+	return buf, true
+}
+
+// write is the writing goroutine.
+func (c *Conn) write() {
+	var buf []byte
+	var limit time.Time // the write deadline that is set
+	for {
+		if cap(buf) > keepBuffer {
+			buf = nil
+		}
+		var ok bool
+		if buf, ok = c.take(buf[:0]); !ok {
+			return
+		}
+		// Setting a deadline costs: it is moved only when a quarter is gone.
+		if now := time.Now(); limit.Sub(now) < c.opts.WriteTimeout*3/4 {
+			limit = now.Add(c.opts.WriteTimeout)
+			if err := c.nc.SetWriteDeadline(limit); err != nil {
+				c.Abort(fmt.Errorf("mux: write: %w", err))
+				return
+			}
+		}
+		n, err := c.nc.Write(buf)
+		c.bytesOut.Add(int64(n))
+		if err != nil {
+			c.Abort(fmt.Errorf("mux: write: %w", err))
+			return
+		}
+	}
+}
