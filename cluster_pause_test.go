@@ -1,0 +1,117 @@
+package peercache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/peercache/peercache/peercachetest"
+)
+
+func TestFrozenNodeIsTakenOutAndComesBack(t *testing.T) {
+	for _, n := range []int{2, 3, 5} {
+		t.Run(fmt.Sprint(n, " nodes"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := peercachetest.NewCluster(t, n)
+				frozen := c.Nodes[1]
+				others := slices.Concat(c.Nodes[:1], c.Nodes[2:])
+
+				c.Pause(1)
+				took := c.WaitAgreeAmong(others...)
+				require.LessOrEqual(t, took, deathKnown)
+				time.Sleep(10*time.Second - took)
+				require.Zero(t, frozen.Stats().Pauses, "a pause is noticed by its end")
+
+				c.Resume(1)
+				require.LessOrEqual(t, c.WaitAgree(), 3*time.Second)
+				require.EqualValues(t, 1, frozen.Stats().Pauses)
+				for _, other := range others {
+					require.Zero(t, other.Stats().Pauses)
+				}
+				time.Sleep(time.Minute)
+				require.Zero(t, c.WaitAgree(), "it stays")
+				require.EqualValues(t, 1, frozen.Stats().Pauses)
+			})
+		})
+	}
+}
+
+func TestShortFreezeIsNoticedByNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, diaries := keepDiaries(t, 3)
+		for range 10 {
+			c.Pause(1)
+			time.Sleep(500 * time.Millisecond)
+			c.Resume(1)
+			time.Sleep(5 * time.Second)
+		}
+		for i, n := range c.Nodes {
+			require.Empty(t, diaries[i].read())
+			require.Zero(t, n.Stats().Pauses)
+		}
+	})
+}
+
+// A pause that was too short for the others to act on it is noticed all the
+// same: the node cannot know what they did.
+func TestFreezeThatOnlyTheNodeItselfNotices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, diaries := keepDiaries(t, 3)
+		asker, frozen := c.Nodes[0], c.Nodes[1]
+		ctx := context.Background()
+		require.NoError(t, asker.AskView(ctx, frozen.Self()))
+
+		c.Pause(1)
+		answered := make(chan error, 1)
+		go func() { answered <- asker.AskView(ctx, frozen.Self()) }()
+		time.Sleep(1200 * time.Millisecond)
+		c.Resume(1)
+		err := <-answered
+		require.Error(t, err, "a question from before the pause is not answered")
+		require.False(t, errors.Is(err, context.DeadlineExceeded), "the connection breaks: %v", err)
+		require.EqualValues(t, 1, frozen.Stats().Pauses)
+		synctest.Wait() // the old connections are closed
+		require.NoError(t, asker.AskView(ctx, frozen.Self()), "over a new connection it is")
+
+		time.Sleep(10 * time.Second)
+		for i := range diaries {
+			require.Empty(t, diaries[i].read())
+		}
+	})
+}
+
+func TestAllNodesFrozenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 3)
+		for i := range c.Nodes {
+			c.Pause(i)
+		}
+		time.Sleep(10 * time.Minute)
+		for i := range c.Nodes {
+			c.Resume(i)
+		}
+		require.LessOrEqual(t, c.WaitAgree(), 3*time.Second)
+		for _, n := range c.Nodes {
+			require.EqualValues(t, 1, n.Stats().Pauses)
+		}
+	})
+}
+
+func TestNodeFrozenAgainAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 3)
+		for i := range 5 {
+			c.Pause(i % 3)
+			time.Sleep(4 * time.Second)
+			c.Resume(i % 3)
+			time.Sleep(300 * time.Millisecond)
+		}
+		require.LessOrEqual(t, c.WaitAgree(), deathKnown)
+	})
+}

@@ -1,0 +1,171 @@
+package peercache
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/peercache/peercache/internal/mux"
+)
+
+const (
+	dialTimeout  = 2 * time.Second // TCP, TLS, upgrade and handshake together
+	dialBackoff  = 50 * time.Millisecond
+	maxBackoff   = time.Second
+	maxHeldBytes = 32 << 10 // packets that wait for the connection that is being made
+)
+
+// A connector keeps one connection for one purpose to one peer. It is made
+// when it is wanted and made again after it broke, with growing pauses while
+// that fails. It may be used concurrently.
+type connector struct {
+	dial  func(ctx context.Context) (*mux.Conn, error)
+	spawn func(func(ctx context.Context)) bool
+	eager bool // make it again as soon as it broke: whether that is refused says whether the peer is there
+
+	mu       sync.Mutex
+	conn     *mux.Conn     // guarded by mu, like all below; nil: none
+	dialing  chan struct{} // closed when the attempt under way has ended; nil: none is
+	err      error         // why the last attempt failed; nil: it did not
+	failures int           // in a row
+	retryAt  time.Time     // no attempt before that
+	held     [][]byte      // packets for the connection that is being made
+	heldSize int
+	closed   bool
+}
+
+// get returns the connection, making it if there is none. Callers that come
+// while it is being made share the attempt, which their contexts do not end.
+// During the pause after a failed attempt it fails at once with that error.
+func (c *connector) get(ctx context.Context) (*mux.Conn, error) {
+	for {
+		c.mu.Lock()
+		if c.conn != nil {
+			defer c.mu.Unlock()
+			return c.conn, nil
+		}
+		if err := c.startLocked(); err != nil {
+			c.mu.Unlock()
+			return nil, err
+		}
+		dialing := c.dialing
+		c.mu.Unlock()
+		select {
+		case <-dialing:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// send sends a packet, or keeps it for the connection that is being made. It
+// never blocks: what does not fit is dropped. An error says that the last
+// attempt to connect failed and none is due.
+func (c *connector) send(packet []byte) error {
+	c.mu.Lock()
+	if c.conn == nil {
+		defer c.mu.Unlock()
+		if err := c.startLocked(); err != nil {
+			return err
+		}
+		if c.heldSize += len(packet); c.heldSize <= maxHeldBytes {
+			c.held = append(c.held, packet)
+		}
+		return nil
+	}
+	conn := c.conn
+	c.mu.Unlock()
+	conn.Send(packet)
+	return nil
+}
+
+// startLocked begins an attempt unless one is under way or not due yet.
+func (c *connector) startLocked() error {
+	switch {
+	case c.closed:
+		return ErrClosed
+	case c.dialing != nil:
+		return nil
+	case c.err != nil && time.Now().Before(c.retryAt):
+		return c.err
+	}
+	dialing := make(chan struct{})
+	if !c.spawn(func(ctx context.Context) { c.attempt(ctx, dialing) }) {
+		return ErrClosed
+	}
+	c.dialing, c.held, c.heldSize = dialing, nil, 0
+	return nil
+}
+
+func (c *connector) attempt(ctx context.Context, dialing chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := c.dial(ctx)
+
+	c.mu.Lock()
+	c.dialing = nil
+	close(dialing)
+	held := c.held
+	c.held = nil
+	c.err = err
+	if err != nil {
+		c.failures++
+		c.retryAt = time.Now().Add(jitter(min(dialBackoff<<min(c.failures-1, 8), maxBackoff)))
+		c.mu.Unlock()
+		return
+	}
+	c.failures = 0
+	if c.closed {
+		c.mu.Unlock()
+		conn.Close()
+		return
+	}
+	c.conn = conn
+	c.mu.Unlock()
+	for _, packet := range held {
+		conn.Send(packet)
+	}
+	if !c.spawn(func(context.Context) { c.watch(conn) }) {
+		conn.Close()
+	}
+}
+
+// watch waits until the connection broke and makes room for the next.
+func (c *connector) watch(conn *mux.Conn) {
+	<-conn.Done()
+	c.mu.Lock()
+	if c.conn == conn {
+		c.conn = nil
+		if c.eager {
+			c.startLocked()
+		}
+	}
+	c.mu.Unlock()
+	conn.Close()
+}
+
+// drop breaks the connection; the next get makes a new one at once.
+func (c *connector) drop() {
+	c.mu.Lock()
+	conn := c.conn
+	c.conn, c.err = nil, nil
+	c.mu.Unlock()
+	if conn != nil {
+		conn.Abort(mux.ErrClosed)
+	}
+}
+
+// close ends the connector for good.
+func (c *connector) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.drop()
+}
+
+// state returns the live connection, or why there is none.
+func (c *connector) state() (*mux.Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn, c.err
+}

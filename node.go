@@ -1,0 +1,449 @@
+package peercache
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/peercache/peercache/internal/gossip"
+)
+
+// joinRound bounds the first attempt to reach the seeds, which Start waits
+// for.
+const joinRound = 5 * time.Second
+
+// leaveTime bounds how long Shutdown waits for the others to hear of it.
+const leaveTime = time.Second
+
+// A Node is this process as a peer of the cluster. Make one with [Start]. All
+// methods may be called concurrently, and after Close, when those that return
+// an error return [ErrClosed].
+type Node struct {
+	cfg         Config
+	incarnation uint64
+	addr        string // advertised; empty for a node alone or a client
+	clock       clock
+	log         *slog.Logger
+	web         *http.Server // nil unless the node listens itself
+
+	view      atomic.Pointer[view]
+	gossip    atomic.Pointer[gossip.Gossip]  // nil for a client, and until the node may be announced
+	relayed   atomic.Pointer[[]announcement] // the members as another member told
+	announced atomic.Bool                    // the members are those of gossip, not relayed
+	unreached atomic.Pointer[error]          // why a mounted node could not be announced when last tried
+	state     atomic.Uint32                  // a MemberState
+	maxSize   atomic.Int64                   // Config.MaxBytes, SetMaxBytes
+
+	peers      *peers
+	inbound    *inbound
+	discovery  *discovery
+	skew       skew
+	pauses     pauses
+	events     *eventQueue
+	viewSignal signal
+	kick       chan struct{}      // holds a token when the loop has to look at the members again
+	flush      chan chan struct{} // as kick; closed when the loop has looked
+
+	life     context.Context // ends at Close
+	stop     context.CancelFunc
+	routines sync.WaitGroup
+	shutdown sync.Once
+
+	mu     sync.Mutex
+	closed bool // guarded by mu: no goroutine is started any more
+}
+
+// Start starts a node, makes one round of attempts to join those whom
+// [Config].Join and Discover name, and returns. The round takes 5 seconds at
+// most and ends early with ctx, which bounds nothing else.
+//
+// Start fails when the configuration is bad (a [*ConfigError]) or the address
+// to listen on cannot be had. It never fails because of peers: they are asked
+// again for as long as the node lives, and [Node.Stats] tells what keeps
+// which of them away.
+func Start(ctx context.Context, cfg Config) (*Node, error) {
+	listener := cfg.Listener
+	n, err := prepare(ctx, cfg, &listener)
+	if err != nil {
+		if listener != nil {
+			listener.Close()
+		}
+		return nil, err
+	}
+	n.refresh()
+	n.spawn(n.loop)
+	n.spawn(func(ctx context.Context) { n.events.run(ctx, n.reportPanic) })
+	n.spawn(n.pauses.run)
+	if listener != nil {
+		n.serveOn(listener)
+	}
+	if err := n.joinCluster(ctx); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// prepare does what of Start needs no network but the listener, which it sets.
+func prepare(ctx context.Context, cfg Config, listener *net.Listener) (*Node, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("peercache: start: %w", err)
+	}
+	if *listener, err = cfg.listen(ctx); err != nil {
+		return nil, err
+	}
+	return newNode(cfg, *listener)
+}
+
+// listen opens the listener of a configuration that wants one.
+func (c *Config) listen(ctx context.Context) (net.Listener, error) {
+	if c.Listener != nil || c.Listen == "" {
+		return c.Listener, nil
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("peercache: Listen: %w", err)
+	}
+	return ln, nil
+}
+
+func newNode(cfg Config, listener net.Listener) (*Node, error) {
+	n := &Node{
+		cfg:    cfg,
+		clock:  newSystemClock(),
+		addr:   cfg.Advertise,
+		log:    cfg.Logger,
+		events: newEventQueue(),
+		kick:   make(chan struct{}, 1),
+		flush:  make(chan chan struct{}),
+	}
+	if c, ok := listener.(clock); ok {
+		n.clock = c
+	}
+	if listener != nil && n.addr == "" {
+		addr, err := advertised(listener.Addr())
+		if err != nil {
+			return nil, err
+		}
+		n.addr = addr
+	}
+	n.incarnation = newIncarnation(n.clock.Now())
+	n.state.Store(uint32(MemberJoining))
+	n.maxSize.Store(cfg.MaxBytes)
+	n.life, n.stop = context.WithCancel(context.Background())
+	n.log = cfg.Logger.With("node", cfg.Name, "addr", n.addr)
+
+	if size := len(n.announcement().encode()); size > maxAnnouncement {
+		return nil, &ConfigError{Faults: []string{fmt.Sprintf("Name, Zone, Advertise: together %d bytes too long to be announced", size-maxAnnouncement)}}
+	}
+	n.peers = newPeers(n)
+	n.inbound = newInbound(n)
+	n.discovery = newDiscovery(n, listener)
+	n.skew.init(n.incarnation)
+	n.pauses.init(n.clock, cfg.Heartbeat.Timeout/2, n.paused)
+	return n, nil
+}
+
+// newIncarnation draws a number that no other start of a node has, and that
+// is greater than those of earlier starts: 39 bits count 8 ms since 1970,
+// 25 bits are random.
+func newIncarnation(now time.Time) uint64 {
+	var b [4]byte
+	rand.Read(b[:]) // never fails
+	random := uint64(binary.BigEndian.Uint32(b[:])) & (1<<25 - 1)
+	return uint64(now.UnixMilli()/8)<<25 | random
+}
+
+// spawn runs f in a goroutine that Close waits for. f returns soon after its
+// ctx ended. After Close nothing is started and spawn returns false.
+func (n *Node) spawn(f func(ctx context.Context)) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.routines.Go(func() { f(n.life) })
+	return true
+}
+
+// loop is the one goroutine that changes views.
+func (n *Node) loop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.kick:
+			n.refresh()
+		case done := <-n.flush:
+			n.refresh()
+			close(done)
+		}
+	}
+}
+
+// wake makes the loop look at the members again. It never blocks.
+func (n *Node) wake() {
+	select {
+	case n.kick <- struct{}{}:
+	default:
+	}
+}
+
+// refresh makes a new view if the members changed and swaps it in. It runs in
+// Start before the loop exists, then only in the loop.
+func (n *Node) refresh() {
+	before := n.view.Load()
+	after := newView(n.liveMembers(), before, n.clock.Now())
+	if after == before {
+		return
+	}
+	n.view.Store(after)
+	n.peers.follow(after)
+	n.tellEvents(before, after)
+	n.viewSignal.fire()
+	if before != nil && n.skew.follow(before, after) {
+		n.clockChanged()
+	}
+	n.log.Info("view changed", "members", len(after.members), "digest", fmt.Sprintf("%016x", after.digest))
+}
+
+// announcement is what this node tells others about itself at this moment.
+func (n *Node) announcement() *announcement {
+	return &announcement{
+		Member:    n.Self(),
+		copies:    n.cfg.Copies,
+		algorithm: ringAlgorithm,
+		clockOff:  n.skew.off(),
+	}
+}
+
+// liveMembers lists who is in the cluster now: by gossip once this node is a
+// part of it, by another member's word until then.
+func (n *Node) liveMembers() []announcement {
+	var members []announcement
+	if !n.cfg.Client {
+		members = append(members, *n.announcement())
+	}
+	if !n.announced.Load() {
+		if relayed := n.relayed.Load(); relayed != nil {
+			members = append(members, *relayed...)
+		}
+		return members
+	}
+	for _, m := range n.gossip.Load().Members() {
+		incarnation, err := parseIncarnation(m.Name)
+		if err != nil || incarnation == n.incarnation {
+			continue
+		}
+		a, err := decodeAnnouncement(incarnation, m.Meta)
+		if err != nil {
+			n.log.Warn("member left out of the view", "member", m.Name, "err", err)
+			continue
+		}
+		members = append(members, a)
+	}
+	return members
+}
+
+// setState announces another state of this node.
+func (n *Node) setState(s MemberState) {
+	if MemberState(n.state.Swap(uint32(s))) == s {
+		return
+	}
+	n.reannounce()
+}
+
+// reannounce tells the others, and the own view, what changed about this node.
+func (n *Node) reannounce() {
+	if g := n.gossip.Load(); g != nil {
+		g.Update()
+	}
+	n.wake()
+}
+
+// paused is called once after this node did not run for a while: the others
+// may have taken it out of their tables meanwhile. All connections from
+// before are closed, so that nothing they still hold is read, and the others
+// are asked anew.
+func (n *Node) paused(d time.Duration) {
+	n.log.Warn("this process did not run for a while", "for", d)
+	n.spawn(func(context.Context) {
+		n.inbound.closeAll()
+		n.peers.disconnect()
+		n.Rediscover()
+	})
+}
+
+func (n *Node) reportPanic(r any) {
+	n.log.Error("panic in a callback", "panic", r)
+}
+
+// String returns the node's name and address.
+func (n *Node) String() string { return n.Self().String() }
+
+// Format prints [Node.String], whatever the verb: the configuration holds
+// secrets.
+func (n *Node) Format(f fmt.State, _ rune) { io.WriteString(f, n.String()) }
+
+// Addr returns the host:port that peers dial, or "" for a node alone and for
+// a client.
+func (n *Node) Addr() string { return n.addr }
+
+// Self returns this node as a member. A client's State stays MemberJoining:
+// it never is one.
+func (n *Node) Self() Member {
+	return Member{
+		Name:        n.cfg.Name,
+		Addr:        n.addr,
+		Zone:        n.cfg.Zone,
+		Weight:      n.cfg.Weight,
+		State:       MemberState(n.state.Load()),
+		Incarnation: n.incarnation,
+	}
+}
+
+// Members returns the members of the cluster as this node sees them, itself
+// included unless it is a client, the one that started first first. The slice
+// is the caller's.
+func (n *Node) Members() []Member {
+	v := n.view.Load()
+	members := make([]Member, len(v.members))
+	for i, m := range v.members {
+		members[i] = m.Member
+	}
+	return members
+}
+
+// Owners returns the members that hold a key of the named cache now, the
+// primary first. It is empty only while this node knows of no active member.
+func (n *Node) Owners(cache, key string) []Member {
+	v := n.view.Load()
+	owners := v.current.owners(shardOf(keyspaceOf(cache), key))
+	members := make([]Member, 0, len(owners))
+	for _, i := range owners {
+		if m, ok := v.find(v.current.member(int(i)).Incarnation); ok {
+			members = append(members, m.Member)
+		}
+	}
+	return members
+}
+
+// WaitReady waits until this node is active and holds what it owns in its
+// present table; a client, until it knows the cluster. It tells of the moment
+// when it returns: a later change of the cluster may give the node more to
+// fetch. It returns ctx's error, or [ErrClosed].
+func (n *Node) WaitReady(ctx context.Context) error {
+	for {
+		changed := n.viewSignal.next()
+		if n.life.Err() != nil {
+			return ErrClosed
+		}
+		if n.ready() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-n.life.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("peercache: wait until ready: %w", ctx.Err())
+		}
+	}
+}
+
+func (n *Node) ready() bool {
+	v := n.view.Load()
+	if n.cfg.Client {
+		return len(v.current.members) > 0
+	}
+	_, owns := v.current.index(n.incarnation)
+	return owns && MemberState(n.state.Load()) == MemberActive
+}
+
+// Rediscover asks Join and Discover now instead of at the next regular time.
+// It returns at once.
+func (n *Node) Rediscover() { n.discovery.wakeUp() }
+
+// SetMaxBytes changes [Config].MaxBytes of a running node.
+func (n *Node) SetMaxBytes(size int64) error {
+	if size < minMaxBytes {
+		return fmt.Errorf("peercache: SetMaxBytes: %d is less than %d", size, minMaxBytes)
+	}
+	if n.life.Err() != nil {
+		return ErrClosed
+	}
+	n.maxSize.Store(size)
+	return nil
+}
+
+// Shutdown leaves the cluster: it tells the others, who take the node out of
+// their tables at once, and closes it. When ctx ends first the node is closed
+// at once and ctx's error returned; a Close meanwhile does the same with
+// [ErrClosed]. Further calls of Shutdown or Close wait for the first to end and
+// return nil.
+func (n *Node) Shutdown(ctx context.Context) error {
+	var err error
+	n.shutdown.Do(func() {
+		n.setState(MemberLeaving)
+		if g := n.gossip.Load(); g != nil && n.life.Err() == nil {
+			leaving, cancel := context.WithTimeout(ctx, leaveTime)
+			defer cancel()
+			stop := context.AfterFunc(n.life, cancel)
+			defer stop()
+			failed := g.Leave(leaving) != nil
+			switch {
+			case failed && ctx.Err() != nil:
+				err = fmt.Errorf("peercache: shutdown: %w", ctx.Err())
+			case failed && n.life.Err() != nil:
+				err = ErrClosed
+			}
+		}
+		n.close()
+	})
+	return err
+}
+
+// Close stops the node at once, as a crash would: the others find out by
+// themselves. It waits until everything that the node started has ended, so
+// it must not be called by an [Events] callback. It returns nil; further calls
+// do nothing.
+func (n *Node) Close() error {
+	n.stop() // ends a Shutdown under way
+	n.shutdown.Do(func() {})
+	n.close()
+	return nil
+}
+
+func (n *Node) close() {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	n.stop()
+	if n.web != nil {
+		n.web.Close()
+	}
+	n.peers.close()
+	n.inbound.close()
+	if g := n.gossip.Load(); g != nil {
+		g.Close()
+	}
+	n.routines.Wait()
+	if g := n.gossip.Load(); g != nil {
+		g.Close() // a node that announced itself just now
+	}
+	n.viewSignal.fire()
+}
+
+var _ http.Handler = (*Node)(nil)
