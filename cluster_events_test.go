@@ -1,6 +1,7 @@
 package peercache_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -21,13 +22,13 @@ import (
 type replica struct {
 	mu      sync.Mutex
 	members map[uint64]peercache.Member
-	digest  uint64
+	owned   int // shards
 	faults  []string
 }
 
 // events makes the replica that of a node that is not started yet.
 func (r *replica) events() *peercache.Events {
-	r.members = make(map[uint64]peercache.Member)
+	r.members, r.owned = make(map[uint64]peercache.Member), 0
 	expect := func(ok bool, format string, args ...any) {
 		if !ok {
 			r.faults = append(r.faults, fmt.Sprintf(format, args...))
@@ -57,7 +58,7 @@ func (r *replica) events() *peercache.Events {
 		TableChanged: func(change peercache.TableChange) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.digest = change.Digest
+			r.owned += change.Gained - change.Lost
 		},
 	}
 }
@@ -70,9 +71,10 @@ func (r *replica) requireLike(t *testing.T, n *peercache.Node) {
 	defer r.mu.Unlock()
 	require.Empty(t, r.faults)
 	members := slices.SortedFunc(maps.Values(r.members), func(a, b peercache.Member) int {
-		return int(int64(a.Incarnation - b.Incarnation))
+		return cmp.Compare(a.Incarnation, b.Incarnation)
 	})
 	require.Equal(t, n.Members(), members)
+	require.Equal(t, n.Stats().ShardsOwned, r.owned)
 }
 
 func TestEventsTellEverything(t *testing.T) {
@@ -134,9 +136,9 @@ func TestSlowCallbackDelaysNobody(t *testing.T) {
 				cfg.Events = e
 			}
 		})
+		c.Kill(1)
+		require.LessOrEqual(t, c.WaitAgree(), deathKnown)
 		d.read()
-		c.Shutdown(1)
-		require.LessOrEqual(t, c.WaitAgree(), leftKnown)
 		c.Shutdown(2)
 		require.LessOrEqual(t, c.WaitAgree(), leftKnown)
 		c.Start(1)

@@ -69,6 +69,29 @@ func TestSeedThatHangsAtFirst(t *testing.T) {
 	})
 }
 
+func TestWaitReadyWaitsForTheFirstRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nw := peercachetest.NewNetwork()
+		defer nw.Close()
+		nw.Host("10.0.0.2").Vanish()
+		listener, err := nw.Listen("10.0.0.1:7600")
+		require.NoError(t, err)
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		n, err := peercache.Start(ctx, peercache.Config{
+			Listener: listener, Join: []string{"10.0.0.2:7600"}, DialContext: nw.Host("10.0.0.1").DialContext,
+		})
+		require.NoError(t, err)
+		defer n.Close()
+		require.Equal(t, 100*time.Millisecond, time.Since(began), "ctx bounds Start and nothing else")
+		require.ErrorIs(t, n.WaitReady(ctx), context.DeadlineExceeded)
+		require.NoError(t, n.WaitReady(context.Background()))
+		require.Equal(t, 2*time.Second, time.Since(began))
+		require.Equal(t, peercache.MemberActive, n.Self().State)
+	})
+}
+
 func TestStartWaitsForManyHangingSeedsNoLongerThanOneRound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := peercachetest.NewCluster(t, 0, func(_ int, cfg *peercache.Config) {
@@ -273,6 +296,19 @@ func TestSeedErrors(t *testing.T) {
 		gone := seed(t, n, c.Addr(1))
 		require.ErrorIs(t, gone.Err, syscall.ECONNREFUSED)
 		require.False(t, gone.LastContact.Before(met), "when it was last there is kept")
+	})
+}
+
+// A node that meets itself under an address that it does not announce has met
+// no stranger.
+func TestOwnAddressUnderAnotherName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 0, func(_ int, cfg *peercache.Config) { cfg.Advertise = "node.test:7600" })
+		c.Network.SetName("node.test", c.Host(0))
+		n := c.Start(0)
+		c.WaitAgree()
+		require.Equal(t, "node.test:7600", n.Addr())
+		require.NoError(t, seed(t, n, c.Addr(0)).Err)
 	})
 }
 

@@ -72,7 +72,7 @@ func TestShutdownWhileCutOff(t *testing.T) {
 		c.Network.Partition(c.Hosts(0), c.Hosts(1, 2))
 		began := time.Now()
 		require.NoError(t, c.Nodes[0].Shutdown(context.Background()), "nobody hears it, which is no error")
-		require.LessOrEqual(t, time.Since(began), time.Second)
+		require.LessOrEqual(t, time.Since(began), deathKnown+time.Second)
 		require.LessOrEqual(t, c.WaitAgreeAmong(c.Nodes[1], c.Nodes[2]), deathKnown)
 
 		c.Network.HealAll()
@@ -91,7 +91,7 @@ func TestShutdownEndsWithItsContext(t *testing.T) {
 		err := c.Nodes[0].Shutdown(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "peercache: shutdown")
-		require.Equal(t, 100*time.Millisecond, time.Since(began))
+		require.WithinDuration(t, began.Add(100*time.Millisecond), time.Now(), time.Millisecond)
 	})
 }
 
@@ -124,7 +124,7 @@ func TestCloseEndsAShutdownUnderWay(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		began := time.Now()
 		require.NoError(t, c.Nodes[0].Close())
-		require.Zero(t, time.Since(began))
+		require.Less(t, time.Since(began), time.Millisecond)
 		require.ErrorIs(t, <-result, peercache.ErrClosed)
 	})
 }

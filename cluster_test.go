@@ -82,6 +82,17 @@ func (d *diary) events() *peercache.Events {
 	}
 }
 
+// keepDiaries starts n nodes and returns what each of them tells from then on.
+func keepDiaries(t *testing.T, n int) (*peercachetest.Cluster, []diary) {
+	t.Helper()
+	diaries := make([]diary, n)
+	c := peercachetest.NewCluster(t, n, func(i int, cfg *peercache.Config) { cfg.Events = diaries[i].events() })
+	for i := range diaries {
+		diaries[i].read()
+	}
+	return c, diaries
+}
+
 func TestThreeNodesAgreeAndStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := peercachetest.NewCluster(t, 3)

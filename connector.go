@@ -23,15 +23,16 @@ type connector struct {
 	spawn func(func(ctx context.Context)) bool
 	eager bool // make it again as soon as it broke: whether that is refused says whether the peer is there
 
-	mu       sync.Mutex
-	conn     *mux.Conn     // guarded by mu, like all below; nil: none
-	dialing  chan struct{} // closed when the attempt under way has ended; nil: none is
-	err      error         // why the last attempt failed; nil: it did not
-	failures int           // in a row
-	retryAt  time.Time     // no attempt before that
-	held     [][]byte      // packets for the connection that is being made
-	heldSize int
-	closed   bool
+	mu         sync.Mutex
+	conn       *mux.Conn     // guarded by mu, like all below; nil: none
+	dialing    chan struct{} // closed when the attempt under way has ended; nil: none is
+	cancelDial func()        // ends it; of no effect after that
+	err        error         // why the last attempt failed; nil: it did not
+	failures   int           // in a row
+	retryAt    time.Time     // no attempt before that
+	held       [][]byte      // packets for the connection that is being made
+	heldSize   int
+	closed     bool
 }
 
 // get returns the connection, making it if there is none. Callers that come
@@ -90,9 +91,17 @@ func (c *connector) startLocked() error {
 		return c.err
 	}
 	dialing := make(chan struct{})
-	if !c.spawn(func(ctx context.Context) { c.attempt(ctx, dialing) }) {
+	ended, cancel := context.WithCancel(context.Background())
+	if !c.spawn(func(ctx context.Context) {
+		stop := context.AfterFunc(ctx, cancel)
+		defer stop()
+		defer cancel()
+		c.attempt(ended, dialing)
+	}) {
+		cancel()
 		return ErrClosed
 	}
+	c.cancelDial = cancel
 	c.dialing, c.held, c.heldSize = dialing, nil, 0
 	return nil
 }
@@ -149,6 +158,9 @@ func (c *connector) drop() {
 	c.mu.Lock()
 	conn := c.conn
 	c.conn, c.err = nil, nil
+	if c.cancelDial != nil {
+		c.cancelDial()
+	}
 	c.mu.Unlock()
 	if conn != nil {
 		conn.Abort(mux.ErrClosed)
@@ -168,4 +180,16 @@ func (c *connector) state() (*mux.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.conn, c.err
+}
+
+// failing reports whether the last attempt to connect failed. It begins
+// another in the background when one is due.
+func (c *connector) failing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil || c.err == nil {
+		return false
+	}
+	c.startLocked()
+	return true
 }

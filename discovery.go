@@ -72,6 +72,17 @@ func (d *discovery) wakeUp() {
 	}
 }
 
+// answered reports whether somebody else answered at a seed in the last round.
+func (d *discovery) answered() bool {
+	seeds, _ := d.stats()
+	for _, s := range seeds {
+		if s.Err == nil && s.Addr != d.n.addr {
+			return true
+		}
+	}
+	return false
+}
+
 func (d *discovery) stats() (seeds []SeedStats, discoverErr error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

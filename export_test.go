@@ -52,3 +52,7 @@ func (n *Node) SendPacket(m Member) error {
 
 // PushEvent queues a call for the goroutine that calls Events.
 func (n *Node) PushEvent(call func()) { n.events.push(call) }
+
+// PeerCount returns how many other processes the node keeps connections to, or
+// would make them again.
+func (n *Node) PeerCount() int { return len(n.peers.all()) }

@@ -56,7 +56,7 @@ type announcement struct {
 	Member
 	copies    int
 	algorithm uint8
-	clockOff  bool // its clock is too far from the others': it stays out of the tables
+	outside   bool // its clock is too far from the others': it stays out of the tables
 }
 
 // An announcement travels as a version byte and a list of fields, each a tag,
@@ -94,7 +94,7 @@ func (a *announcement) encode() []byte {
 	number(tagCopies, uint64(a.copies))
 	number(tagAlgorithm, uint64(a.algorithm))
 	number(tagState, uint64(a.State))
-	if a.clockOff {
+	if a.outside {
 		number(tagClockOff, 1)
 	}
 	return b
@@ -163,7 +163,7 @@ func (a *announcement) decodeField(tag byte, value []byte) error {
 		a.State = MemberState(v)
 	case tagClockOff:
 		v, err = number(0, 1)
-		a.clockOff = v == 1
+		a.outside = v == 1
 	}
 	return err
 }
@@ -192,7 +192,7 @@ func newView(members []announcement, before *view, now time.Time) *view {
 	var current, target []ringMember
 	for _, m := range members {
 		algorithm, copies = min(algorithm, m.algorithm), max(copies, m.copies)
-		if m.clockOff {
+		if m.outside {
 			continue
 		}
 		r := ringMember{Name: m.Name, Incarnation: m.Incarnation, Weight: m.Weight, Zone: m.Zone, State: m.State}

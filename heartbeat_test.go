@@ -18,7 +18,7 @@ func greatest() announcement {
 			Addr:   strings.Repeat("a", maxAddrBytes-len(":65535")) + ":65535",
 			Weight: maxWeight, State: MemberLeaving, Incarnation: math.MaxUint64,
 		},
-		copies: maxCopies, algorithm: 255, clockOff: true,
+		copies: maxCopies, algorithm: 255, outside: true,
 	}
 }
 
@@ -26,7 +26,7 @@ func TestAnnouncementRoundTrip(t *testing.T) {
 	for _, a := range []announcement{
 		{Member: Member{Name: "n", Addr: "10.0.0.1:7600", Zone: "z", Weight: 1, State: MemberJoining, Incarnation: 1}, copies: 1, algorithm: 1},
 		{Member: Member{Addr: "[2001:db8::1]:1", Weight: 7, State: MemberActive}, copies: 2, algorithm: 2},
-		{Member: Member{Name: "ä\x00\xff", Addr: "a:1", Weight: 300, State: MemberLeaving, Incarnation: math.MaxUint64}, copies: 16, algorithm: 1, clockOff: true},
+		{Member: Member{Name: "ä\x00\xff", Addr: "a:1", Weight: 300, State: MemberLeaving, Incarnation: math.MaxUint64}, copies: 16, algorithm: 1, outside: true},
 		greatest(),
 	} {
 		b := a.encode()

@@ -145,7 +145,7 @@ var attacks = []attack{
 				return
 			}
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(5 * time.Second) // and goes on not reading
 	}},
 	{"calls: answers to nothing", true, mux.PurposeCalls, sends(frame(wire.Header{Kind: wire.KindReply, Call: 7}, "x"), frame(wire.Header{Kind: wire.KindChunk, Call: 7}, "x"))},
 	{"calls: packets", true, mux.PurposeCalls, repeatTimes(frame(wire.Header{Kind: wire.KindPacket}, "x"), 1000)},
@@ -299,6 +299,50 @@ func TestAttacksOnThePort(t *testing.T) {
 	}
 }
 
+// All attacks at once on the real network: the members go on, and afterwards
+// no goroutine and no memory is left of it.
+func TestAttacksOnLoopback(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds of real time")
+	}
+	first := startNode(t, peercache.Config{Listen: "127.0.0.1:0"})
+	second := startNode(t, peercache.Config{Listen: "127.0.0.1:0", Join: []string{first.Addr()}})
+	waitAgreed(t, first, second)
+	require.NoError(t, first.AskView(t.Context(), second.Self()))
+	require.NoError(t, second.AskView(t.Context(), first.Self()))
+	memory := heap()
+	back := goroutinesBack(t)
+
+	l := startLoad([]*peercache.Node{first, second})
+	dial := new(net.Dialer).DialContext
+	var attackers sync.WaitGroup
+	deadline := time.Now().Add(8 * time.Second)
+	for _, a := range attacks {
+		for range 5 {
+			attackers.Go(func() { a.run(t, dial, first.Addr(), deadline) })
+		}
+	}
+	attackers.Wait()
+	l.end(t)
+	waitAgreed(t, first, second)
+	back()
+	strangers, _ := first.Inbound()
+	require.Zero(t, strangers)
+	held := heap() - memory
+	t.Logf("%d KiB are held after it", held>>10)
+	require.Less(t, held, int64(8<<20))
+	require.NoError(t, first.AskView(t.Context(), second.Self()))
+}
+
+// heap returns how much memory is in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // pools are emptied by the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
 // flood opens connections to addr until the node has enough of them, and
 // returns those that it let be.
 func flood(t testing.TB, c *peercachetest.Cluster, open func(dial func(context.Context, string, string) (net.Conn, error)) net.Conn) (held []net.Conn) {
@@ -379,13 +423,7 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 	n := startNode(t, peercache.Config{Listen: "127.0.0.1:0"})
 	const times = 100
 	dial := new(net.Dialer).DialContext
-	memory := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := memory()
+	before := heap()
 	for i := range times {
 		conn := upgraded(t, dial, n.Addr())
 		purpose, claims := mux.PurposeCalls, append(
@@ -401,9 +439,9 @@ func TestClaimsTakeNoMemory(t *testing.T) {
 		require.NoError(t, err)
 	}
 	eventually(t, "the handshakes are over", func() bool { strangers, _ := n.Inbound(); return strangers == 0 })
-	after := memory()
-	t.Logf("%d connections hold %d KiB", times, (int64(after)-int64(before))>>10)
-	require.Less(t, int64(after)-int64(before), int64(times)*(mux.MaxWhole+64<<10), "a frame each, at most")
+	held := heap() - before
+	t.Logf("%d connections hold %d KiB", times, held>>10)
+	require.Less(t, held, int64(times*(mux.MaxWhole+64<<10)), "a frame each, at most")
 }
 
 // The oldest connections of one peer for one purpose go when there are too

@@ -13,6 +13,7 @@ import (
 const (
 	firstCheck = 20 * time.Millisecond // after a mounted node did not reach itself; doubles up to lastCheck
 	lastCheck  = 2 * time.Second
+	maxJoining = 30 * time.Second // after that a node that could not fill all its shards asks the others for what it lacks
 )
 
 var errNotAnnounced = errors.New("peercache: this node is not yet a part of the cluster")
@@ -54,16 +55,43 @@ func (n *Node) joinCluster(ctx context.Context) error {
 	return nil
 }
 
-// joinOnce asks all seeds once. A node that is announced is active after
-// that, alone if nobody answered.
+// joinOnce asks all seeds once. A node that is announced becomes active after
+// that: at once when nobody answered, else when it holds what it will own.
 func (n *Node) joinOnce(ctx context.Context) {
 	round, cancel := context.WithTimeout(ctx, joinRound)
 	defer cancel()
 	n.discovery.round(round)
+	n.refreshed(round)
 	if n.announced.Load() && ctx.Err() == nil {
-		n.becomeActive()
+		n.activate()
 	}
 	n.refreshed(round)
+}
+
+// activate makes a node active that has joined. It does not wait for that
+// when there are shards to be filled first.
+func (n *Node) activate() {
+	if n.handoff.unfilledCount() == 0 {
+		n.becomeActive()
+		return
+	}
+	n.spawn(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, maxJoining)
+		defer cancel()
+		for ctx.Err() == nil {
+			changed := n.viewSignal.next()
+			if n.handoff.unfilledCount() == 0 {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+		}
+		if n.life.Err() == nil {
+			n.becomeActive()
+		}
+	})
 }
 
 // refreshed waits until the loop has looked at the members.
@@ -156,7 +184,8 @@ func (n *Node) awaitAnnounce(ctx context.Context) {
 	}
 	n.discovery.round(ctx)
 	n.announced.Store(true)
-	n.becomeActive()
+	n.refreshed(ctx)
+	n.activate()
 }
 
 // reachSelf connects to the advertised address and succeeds when this very

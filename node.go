@@ -23,6 +23,9 @@ const joinRound = 5 * time.Second
 // leaveTime bounds how long Shutdown waits for the others to hear of it.
 const leaveTime = time.Second
 
+// handOverTime bounds how long Shutdown waits for others to take over.
+const handOverTime = 30 * time.Second
+
 // A Node is this process as a peer of the cluster. Make one with [Start]. All
 // methods may be called concurrently, and after Close, when those that return
 // an error return [ErrClosed].
@@ -42,6 +45,17 @@ type Node struct {
 	state     atomic.Uint32                  // a MemberState
 	maxSize   atomic.Int64                   // Config.MaxBytes, SetMaxBytes
 
+	hlc        *hybridClock
+	store      *store
+	flights    *flights // loads for the whole cluster
+	orphans    *flights // loads for this process only
+	fetches    *fetches
+	fills      fills
+	operations *operations
+	stages     *stages
+	handoff    *handoff
+	hedges     atomic.Int64
+
 	peers      *peers
 	inbound    *inbound
 	discovery  *discovery
@@ -55,7 +69,8 @@ type Node struct {
 	life     context.Context // ends at Close
 	stop     context.CancelFunc
 	routines sync.WaitGroup
-	shutdown sync.Once
+	ending   atomic.Bool   // Shutdown or Close was called
+	ended    chan struct{} // closed when that is over
 
 	mu     sync.Mutex
 	closed bool // guarded by mu: no goroutine is started any more
@@ -82,6 +97,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.spawn(n.loop)
 	n.spawn(func(ctx context.Context) { n.events.run(ctx, n.reportPanic) })
 	n.spawn(n.pauses.run)
+	n.spawn(n.handoff.run)
 	if listener != nil {
 		n.serveOn(listener)
 	}
@@ -141,7 +157,16 @@ func newNode(cfg Config, listener net.Listener) (*Node, error) {
 	}
 	n.incarnation = newIncarnation(n.clock.Now())
 	n.state.Store(uint32(MemberJoining))
+	n.hlc = &hybridClock{now: n.clock.Now, incarnation: n.incarnation}
+	n.store = newStore(storeShare(cfg.MaxBytes), n.clock.Elapsed, n.hlc)
+	n.flights, n.orphans = newFlights(), newFlights()
+	n.store.wrote = func(sp *space, key string) { n.flights.detach(flightKey{sp.id, key}) }
+	n.fetches = newFetches(n)
+	n.fills.n = n
+	n.operations, n.stages = newOperations(n.clock.Elapsed), newStages(n.clock.Elapsed)
+	n.handoff = newHandoff(n)
 	n.maxSize.Store(cfg.MaxBytes)
+	n.ended = make(chan struct{})
 	n.life, n.stop = context.WithCancel(context.Background())
 	n.log = cfg.Logger.With("node", cfg.Name, "addr", n.addr)
 
@@ -209,7 +234,11 @@ func (n *Node) refresh() {
 	if after == before {
 		return
 	}
+	lost := n.handoff.follow(before, after)
 	n.view.Store(after)
+	if lost {
+		n.forgetNear() // writes to what this node owns no more are not told to it
+	}
 	n.peers.follow(after)
 	n.tellEvents(before, after)
 	n.viewSignal.fire()
@@ -225,7 +254,7 @@ func (n *Node) announcement() *announcement {
 		Member:    n.Self(),
 		copies:    n.cfg.Copies,
 		algorithm: ringAlgorithm,
-		clockOff:  n.skew.off(),
+		outside:   n.skew.off(),
 	}
 }
 
@@ -234,7 +263,9 @@ func (n *Node) announcement() *announcement {
 func (n *Node) liveMembers() []announcement {
 	var members []announcement
 	if !n.cfg.Client {
-		members = append(members, *n.announcement())
+		self := *n.announcement()
+		self.outside = self.outside || !n.announced.Load() && !n.cfg.alone()
+		members = append(members, self)
 	}
 	if !n.announced.Load() {
 		if relayed := n.relayed.Load(); relayed != nil {
@@ -279,10 +310,12 @@ func (n *Node) reannounce() {
 // are asked anew.
 func (n *Node) paused(d time.Duration) {
 	n.log.Warn("this process did not run for a while", "for", d)
-	n.spawn(func(context.Context) {
+	n.handoff.stale()
+	n.forgetNear()
+	n.spawn(func(ctx context.Context) {
 		n.inbound.closeAll()
 		n.peers.disconnect()
-		n.Rediscover()
+		n.handoff.reunite(ctx)
 	})
 }
 
@@ -369,7 +402,7 @@ func (n *Node) ready() bool {
 		return len(v.current.members) > 0
 	}
 	_, owns := v.current.index(n.incarnation)
-	return owns && MemberState(n.state.Load()) == MemberActive
+	return owns && MemberState(n.state.Load()) == MemberActive && n.handoff.unfilledCount() == 0
 }
 
 // Rediscover asks Join and Discover now instead of at the next regular time.
@@ -385,34 +418,90 @@ func (n *Node) SetMaxBytes(size int64) error {
 		return ErrClosed
 	}
 	n.maxSize.Store(size)
+	n.store.lru.SetMaxBytes(storeShare(size))
+	n.shareNear()
 	return nil
 }
 
-// Shutdown leaves the cluster: it tells the others, who take the node out of
-// their tables at once, and closes it. When ctx ends first the node is closed
-// at once and ctx's error returned; a Close meanwhile does the same with
+// storeShare is what of MaxBytes is for the store; nearShare is for decoded
+// values; the rest is for what is on its way.
+func storeShare(maxBytes int64) int64 { return maxBytes / 16 * 13 }
+
+func nearShare(maxBytes int64) int64 { return maxBytes / 8 }
+
+// faces lists the caches that this process has made.
+func (n *Node) faces() []*face {
+	var faces []*face
+	for _, sp := range n.store.spaces() {
+		if f := sp.face.Load(); f != nil {
+			faces = append(faces, f)
+		}
+	}
+	return faces
+}
+
+// shareNear divides the room for decoded values among the caches.
+func (n *Node) shareNear() {
+	faces := n.faces()
+	for _, f := range faces {
+		f.resize(nearShare(n.maxSize.Load()) / int64(len(faces)))
+	}
+}
+
+func (n *Node) forgetNear() {
+	for _, f := range n.faces() {
+		f.forgetAll()
+	}
+}
+
+// Shutdown leaves the cluster: it waits until the members that will own what
+// this node owns hold it, 30 seconds at most, takes the node out of every
+// table, finishes the requests under way, and closes it. The error says which
+// members did not take over in time. When ctx ends first the node is closed at
+// once and ctx's error returned; a Close meanwhile does the same with
 // [ErrClosed]. Further calls of Shutdown or Close wait for the first to end and
 // return nil.
 func (n *Node) Shutdown(ctx context.Context) error {
-	var err error
-	n.shutdown.Do(func() {
-		n.setState(MemberLeaving)
-		if g := n.gossip.Load(); g != nil && n.life.Err() == nil {
-			leaving, cancel := context.WithTimeout(ctx, leaveTime)
-			defer cancel()
-			stop := context.AfterFunc(n.life, cancel)
-			defer stop()
-			failed := g.Leave(leaving) != nil
-			switch {
-			case failed && ctx.Err() != nil:
-				err = fmt.Errorf("peercache: shutdown: %w", ctx.Err())
-			case failed && n.life.Err() != nil:
-				err = ErrClosed
-			}
-		}
-		n.close()
-	})
-	return err
+	if !n.ending.CompareAndSwap(false, true) {
+		<-n.ended
+		return nil
+	}
+	defer close(n.ended)
+	defer n.close()
+	if n.life.Err() != nil {
+		return nil
+	}
+	return n.leave(ctx)
+}
+
+// leave is the graceful part of Shutdown.
+func (n *Node) leave(ctx context.Context) error {
+	n.setState(MemberLeaving)
+	g := n.gossip.Load()
+	if g == nil {
+		return nil
+	}
+	leaving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(n.life, cancel)
+	defer stop()
+	within := func(d time.Duration, f func(context.Context) error) error {
+		bound, cancel := context.WithTimeout(leaving, d)
+		defer cancel()
+		return f(bound)
+	}
+	n.refreshed(leaving)
+	handover := within(handOverTime, n.handoff.handOver)
+	failed := within(leaveTime, g.Leave) != nil
+	within(leaveTime, n.inbound.drain)
+	switch {
+	case ctx.Err() != nil && (failed || handover != nil):
+		return fmt.Errorf("peercache: shutdown: %w", ctx.Err())
+	case n.life.Err() != nil && (failed || handover != nil):
+		return ErrClosed
+	default:
+		return handover
+	}
 }
 
 // Close stops the node at once, as a crash would: the others find out by
@@ -421,7 +510,11 @@ func (n *Node) Shutdown(ctx context.Context) error {
 // do nothing.
 func (n *Node) Close() error {
 	n.stop() // ends a Shutdown under way
-	n.shutdown.Do(func() {})
+	if !n.ending.CompareAndSwap(false, true) {
+		<-n.ended
+		return nil
+	}
+	defer close(n.ended)
 	n.close()
 	return nil
 }
@@ -433,6 +526,9 @@ func (n *Node) close() {
 	n.stop()
 	if n.web != nil {
 		n.web.Close()
+	}
+	for _, f := range n.faces() {
+		f.resize(0) // a closed node answers nothing any more
 	}
 	n.peers.close()
 	n.inbound.close()

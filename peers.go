@@ -36,6 +36,7 @@ type peer struct {
 	addr        string
 	calls       connector
 	gossip      connector
+	health      health
 	used        time.Duration // guarded by peers.mu; when somebody wanted it last
 }
 

@@ -33,6 +33,7 @@ type report struct {
 	Digest  uint64
 	Ready   bool
 	Pauses  uint64
+	Loads   int64 // of the cache that every peer makes
 }
 
 // TestPeerProcess is no test but the life of a peer, which ends when its
@@ -44,6 +45,7 @@ func TestPeerProcess(t *testing.T) {
 	}
 	n, err := peercache.Start(context.Background(), peercache.Config{Listen: addrs[0], Join: addrs[1:]})
 	require.NoError(t, err)
+	things := newCache(t, n, peercache.Options[string]{Load: echoKey})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -54,7 +56,7 @@ func TestPeerProcess(t *testing.T) {
 	var last string
 	for tick := time.Tick(20 * time.Millisecond); ; {
 		s := n.Stats()
-		r := report{Self: n.Self().Incarnation, Addr: n.Addr(), Digest: s.TableDigest, Ready: n.WaitReady(now) == nil, Pauses: s.Pauses}
+		r := report{Self: n.Self().Incarnation, Addr: n.Addr(), Digest: s.TableDigest, Ready: n.WaitReady(now) == nil, Pauses: s.Pauses, Loads: things.Stats().Loads}
 		for _, m := range n.Members() {
 			r.Members = append(r.Members, m.Incarnation)
 		}

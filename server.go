@@ -281,8 +281,8 @@ func (in *inbound) putToUse(c *inboundConn) error {
 			from := gossip.Peer{Name: gossipName(c.peer.Incarnation), Addr: c.peer.Addr}
 			options.Packet = func(packet []byte) { g.Packet(from, packet) }
 		} else {
-			options.Serve = func(ctx context.Context, req mux.Request, _ func(mux.Reply) bool) mux.Reply {
-				return n.serve(ctx, req)
+			options.Serve = func(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
+				return n.serve(ctx, c.peer, req, progress)
 			}
 		}
 		surplus = in.admit(c, maxPerPeer)
@@ -328,6 +328,24 @@ func (in *inbound) admit(c *inboundConn, most int) (surplus *inboundConn) {
 		return nil
 	}
 	return surplus
+}
+
+// drain answers the requests under way and takes no more.
+func (in *inbound) drain(ctx context.Context) error {
+	in.mu.Lock()
+	var conns []*mux.Conn
+	for c := range in.conns {
+		if c.conn != nil && c.purpose == mux.PurposeCalls {
+			conns = append(conns, c.conn)
+		}
+	}
+	in.mu.Unlock()
+	var wait sync.WaitGroup
+	for _, conn := range conns {
+		wait.Go(func() { conn.Drain(ctx) })
+	}
+	wait.Wait()
+	return ctx.Err()
 }
 
 // closeAll breaks all connections, those in the handshake included.

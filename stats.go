@@ -19,6 +19,9 @@ type Stats struct {
 	ShardsPrimary int // those of them whose first owner it is
 	ShardsFilled  int // owned shards whose entries have all arrived
 
+	SyncBytes int64 // received to fill shards
+	Hedges    int64 // requests that went to a second owner because the first took longer than usual
+
 	Views          uint64      // how often members or tables changed
 	LastViewChange time.Time   // by this node's clock
 	ClockOff       bool        // this node's clock is too far from the others': it stays out of the tables
@@ -55,7 +58,10 @@ func (n *Node) Stats() Stats {
 		Shards:         shardCount,
 		ShardsOwned:    copies,
 		ShardsPrimary:  primaries,
-		ShardsFilled:   copies,
+		ShardsFilled:   max(copies-n.handoff.unfilledCount(), 0),
+		Bytes:          n.store.lru.Bytes(),
+		SyncBytes:      n.handoff.bytes.Load(),
+		Hedges:         n.hedges.Load(),
 		Views:          v.serial + 1,
 		LastViewChange: v.since,
 		ClockOff:       n.skew.off(),
@@ -66,6 +72,10 @@ func (n *Node) Stats() Stats {
 	s.Seeds, s.DiscoverErr = n.discovery.stats()
 	if err := n.unreached.Load(); err != nil {
 		s.AnnounceErr = *err
+	}
+	for _, f := range n.faces() {
+		_, bytes := f.nearStats()
+		s.Bytes += bytes
 	}
 	heard := n.inbound.heard()
 	for _, m := range v.members {

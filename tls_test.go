@@ -1,6 +1,7 @@
 package peercache_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/peercache/peercache"
+	"github.com/peercache/peercache/internal/mux"
 	"github.com/peercache/peercache/peercachetest"
 )
 
@@ -203,4 +205,39 @@ func TestTLSThatDoesNotMatch(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A node closes at once also where TLS would wait until the other end has room
+// for a goodbye.
+func TestCloseDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newAuthority(t)
+		c := peercachetest.NewCluster(t, 1, func(_ int, cfg *peercache.Config) {
+			cfg.TLS = ca.oneWay(t, "10.0.0.1")
+			cfg.TLS.SessionTicketsDisabled = true
+		})
+		const host = "10.9.9.9"
+		ask := func() {
+			conn := upgraded(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
+				raw, err := c.Network.Host(host).DialContext(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return tls.Client(raw, &tls.Config{RootCAs: ca.pool(), ServerName: "10.0.0.1"}), nil
+			}, c.Addr(0))
+			_, err := mux.ClientHandshake(conn, time.Time{}, strangersLocal(""), mux.PurposeCalls, 0)
+			require.NoError(t, err)
+			synctest.Wait()
+			before := c.Network.Bytes(c.Host(0), host)
+			_, err = conn.Write(question())
+			require.NoError(t, err)
+			synctest.Wait()
+			c.Network.SetBuffer(int(c.Network.Bytes(c.Host(0), host)-before) + 10)
+		}
+		ask() // to see how long the answer is
+		ask() // there is room for it and for little more
+		began := time.Now()
+		require.NoError(t, c.Nodes[0].Close())
+		require.Less(t, time.Since(began), time.Second, "of virtual time")
+	})
 }

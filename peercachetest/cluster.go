@@ -85,9 +85,11 @@ func (c *Cluster) Start(i int) *peercache.Node {
 // first.
 func (c *Cluster) StartTogether(numbers ...int) {
 	c.t.Helper()
-	for i := len(c.Nodes); i <= slices.Max(numbers); i++ {
-		c.Nodes = append(c.Nodes, nil)
-		c.running = append(c.running, false)
+	for _, i := range numbers {
+		for len(c.Nodes) <= i {
+			c.Nodes = append(c.Nodes, nil)
+			c.running = append(c.running, false)
+		}
 	}
 	configs := make([]peercache.Config, len(numbers))
 	for k, i := range numbers {
@@ -190,6 +192,10 @@ func (c *Cluster) Running() []*peercache.Node {
 	}
 	return running
 }
+
+// IsRunning reports whether node i was started and neither killed nor shut
+// down since.
+func (c *Cluster) IsRunning(i int) bool { return c.running[i] }
 
 // Kill ends node i as kill -9 would: its connections break, and dials to it
 // are refused.

@@ -7,9 +7,14 @@
 //			cluster := peercachetest.NewCluster(t, 3)
 //			...
 //			cluster.Kill(0)
+//			cluster.WaitAgree()
 //			...
 //		})
 //	}
+//
+// A [Cluster] starts, kills, freezes and shuts down its nodes, and waits until
+// they agree on who is there. What it waits for has happened when it returns:
+// a test needs no sleeps of its own.
 //
 // [Network] has the faults: cut links in one direction or both, delays,
 // stalls, resets, and nodes that stop together with their clocks.

@@ -1,154 +1,233 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
+	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache"
 )
 
-const leaveTime = 5 * time.Second
+const (
+	asPeer  = "PEERCACHE_QUICKSTART_PEER" // set in the environment of a process that is a peer: its name
+	getTime = 20 * time.Second            // a Get that takes longer has failed
+	pace    = 2 * time.Millisecond        // between two Gets of a reader that goes on until it is stopped
+)
 
-// A status is what a peer tells its parent, one line of JSON each time
-// something changed.
+// An order is what the parent wants of a peer, one line of JSON.
+type order struct {
+	Do      string
+	Pages   []string
+	Readers int // of doRead: goroutines that read at the same time
+	Times   int // of doRead: how often each page is read; 0: on and on, until doStop
+}
+
+const (
+	doRead   = "read"
+	doStop   = "stop"
+	doLookup = "lookup"
+	doDelete = "delete"
+)
+
+// An event is what a peer tells its parent, one line of JSON.
+type event struct {
+	Status  *status `json:",omitempty"` // something about the peer has changed
+	Loading string  `json:",omitempty"` // the page that the peer now asks the origin for
+	Report  *report `json:",omitempty"` // an order was carried out
+}
+
 type status struct {
 	Addr    string
 	Members int
-	Digest  uint64 // of its table
-	Owned   int    // shards
+	Digest  uint64 // of the table: equal on all who see the same cluster
 	Primary int    // shards
-	Shards  int    // of all members
+	Owned   int    // shards
+	Filled  int    // shards
+	Entries int    // pages held
+	Gets    int    // since the peer was started
 }
 
-// bePeer is the life of a peer: it tells what it sees until its standard
-// input ends, which it does when the parent wants it to, or is no more.
+// bePeer is the life of a peer. It ends when its standard input does, which
+// it does when the parent wants it to, or is no more.
 func bePeer(ctx context.Context, name string) error {
-	changed := make(chan struct{}, 1)
-	wake := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	orders := make(chan order)
+	go func() {
+		defer cancel()
+		for in := json.NewDecoder(os.Stdin); ; {
+			var o order
+			if in.Decode(&o) != nil {
+				return
+			}
+			select {
+			case orders <- o:
+			case <-ctx.Done():
+				return
+			}
 		}
-	}
+	}()
+	tell := teller()
+
 	node, err := peercache.Start(ctx, peercache.Config{
 		Name:   name,
 		Listen: "127.0.0.1:0",
 		Join:   strings.Fields(os.Getenv(asPeer + "_JOIN")),
-		Events: &peercache.Events{
-			MemberJoined:  func(peercache.Member) { wake() },
-			MemberChanged: func(_, _ peercache.Member) { wake() },
-			MemberLeft:    func(peercache.Member) { wake() },
-			TableChanged:  func(peercache.TableChange) { wake() },
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		node.Shutdown(ctx) // hands over what it holds, then leaves
+	}()
+
+	oneAtATime := make(chan struct{}, 1)
+	pages, err := peercache.New(node, "pages", peercache.Options[string]{
+		Load: func(ctx context.Context, pkg string) (string, error) {
+			oneAtATime <- struct{}{} // spares the origin, here the processor
+			defer func() { <-oneAtATime }()
+			tell(event{Loading: pkg})
+			page, err := exec.CommandContext(ctx, "go", "doc", pkg).Output()
+			return string(page), err
 		},
 	})
 	if err != nil {
 		return err
 	}
-	defer node.Shutdown(context.WithoutCancel(ctx))
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		cancel()
-	}()
+	if err := node.WaitReady(ctx); err != nil { // before that no program should serve
+		return err
+	}
+
+	p := &peer{node: node, pages: pages, tell: tell, orders: orders}
+	p.obey(ctx)
+	return nil
+}
+
+// teller returns a function that writes events to standard output.
+func teller() func(event) {
+	var mu sync.Mutex
 	out := json.NewEncoder(os.Stdout)
-	for {
-		s := node.Stats()
-		out.Encode(status{
-			Addr: node.Addr(), Members: len(s.Peers) + 1, Digest: s.TableDigest,
-			Owned: s.ShardsOwned, Primary: s.ShardsPrimary, Shards: s.Shards,
-		})
+	return func(e event) {
+		mu.Lock()
+		defer mu.Unlock()
+		out.Encode(e)
+	}
+}
+
+type peer struct {
+	node   *peercache.Node
+	pages  *peercache.Cache[string]
+	tell   func(event)
+	orders <-chan order
+}
+
+// obey carries out orders, and tells of changes, until ctx ends.
+func (p *peer) obey(ctx context.Context) {
+	var told status
+	stop := func() {}
+	for look := time.Tick(20 * time.Millisecond); ; {
+		if now := p.status(); now != told {
+			told = now
+			p.tell(event{Status: &now})
+		}
 		select {
-		case <-changed:
 		case <-ctx.Done():
-			return nil
+			stop()
+			return
+		case <-look:
+		case o := <-p.orders:
+			switch o.Do {
+			case doRead:
+				var reading context.Context
+				reading, stop = context.WithCancel(ctx)
+				go func() { p.tell(event{Report: p.read(reading, o)}) }()
+			case doStop:
+				stop()
+			case doLookup:
+				p.tell(event{Report: p.lookup(ctx, o.Pages)})
+			case doDelete:
+				p.tell(event{Report: newReport(p.pages.Delete(ctx, o.Pages...))})
+			}
 		}
 	}
 }
 
-// A process is a peer as its parent sees it.
-type process struct {
-	name  string
-	addr  string
-	cmd   *exec.Cmd
-	stdin io.Closer
-	told  chan struct{} // closed when it told something
-	ended chan struct{} // closed when it tells no more
-
-	mu   sync.Mutex
-	last status // guarded by mu
-}
-
-// startPeer starts this program again as a peer, and returns once the peer
-// told its address.
-func startPeer(ctx context.Context, name string, seeds []string) (*process, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	p := &process{name: name, cmd: exec.Command(self), told: make(chan struct{}), ended: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), asPeer+"="+name, asPeer+"_JOIN="+strings.Join(seeds, " "))
-	p.cmd.Stderr = os.Stderr
-	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	stdout, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("peer %s: %w", name, err)
-	}
-	go p.read(stdout)
-	select {
-	case <-p.told:
-		p.addr = p.latest().Addr
-		return p, nil
-	case <-p.ended:
-		p.end()
-		return nil, fmt.Errorf("peer %s ended at once", name)
-	case <-ctx.Done():
-		p.end()
-		return nil, context.Cause(ctx)
+func (p *peer) status() status {
+	n, c := p.node.Stats(), p.pages.Stats()
+	return status{
+		Addr:    p.node.Addr(),
+		Members: len(p.node.Members()),
+		Digest:  n.TableDigest,
+		Primary: n.ShardsPrimary,
+		Owned:   n.ShardsOwned,
+		Filled:  n.ShardsFilled,
+		Entries: int(c.Entries),
+		Gets:    int(c.Gets + c.NearHits),
 	}
 }
 
-func (p *process) read(stdout io.Reader) {
-	defer close(p.ended)
-	tell := sync.OnceFunc(func() { close(p.told) })
-	for lines := bufio.NewScanner(stdout); lines.Scan(); {
-		var s status
-		if json.Unmarshal(lines.Bytes(), &s) != nil {
-			continue
+// read reads pages, with several readers, until each was read often enough
+// or ctx ends.
+func (p *peer) read(ctx context.Context, o order) *report {
+	var next atomic.Int64
+	reports := make([]report, o.Readers)
+	var wg sync.WaitGroup
+	for i := range o.Readers {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				k := int(next.Add(1)) - 1
+				if o.Times > 0 && k >= o.Times*len(o.Pages) {
+					return
+				}
+				if o.Times == 0 {
+					time.Sleep(pace)
+				}
+				pkg := o.Pages[k%len(o.Pages)]
+				began := time.Now()
+				err := p.get(pkg)
+				reports[i].add(time.Since(began), err)
+			}
+		})
+	}
+	wg.Wait()
+	var all report
+	for _, r := range reports {
+		all = all.with(r)
+	}
+	return &all
+}
+
+// get reads one page and looks whether it is the right one.
+func (p *peer) get(pkg string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), getTime)
+	defer cancel()
+	page, err := p.pages.Get(ctx, pkg)
+	if err == nil && !strings.HasPrefix(page, "package "+path.Base(pkg)+" ") {
+		err = fmt.Errorf("the page of %s begins with %.40q", pkg, page)
+	}
+	return err
+}
+
+// lookup counts the pages that the cluster holds.
+func (p *peer) lookup(ctx context.Context, pages []string) *report {
+	r := newReport(nil)
+	for _, pkg := range pages {
+		_, found, err := p.pages.Lookup(ctx, pkg)
+		if found {
+			r.Found++
 		}
-		p.mu.Lock()
-		p.last = s
-		p.mu.Unlock()
-		tell()
+		if err != nil {
+			r = newReport(err)
+		}
 	}
-}
-
-func (p *process) latest() status {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.last
-}
-
-// end lets the peer leave and waits until it has. One that does not is killed.
-func (p *process) end() {
-	p.stdin.Close()
-	select {
-	case <-p.ended:
-	case <-time.After(leaveTime):
-		p.cmd.Process.Kill()
-		<-p.ended
-	}
-	p.cmd.Wait()
+	return r
 }

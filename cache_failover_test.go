@@ -1,0 +1,148 @@
+package peercache_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/peercache/peercache"
+	"github.com/peercache/peercache/peercachetest"
+)
+
+// While a link to the primary is cut in one direction, the replica answers, and
+// writes get through. After that all owners agree.
+func TestPrimaryCutOffInOneDirection(t *testing.T) {
+	for _, forth := range []bool{true, false} {
+		t.Run(fmt.Sprint("forth ", forth), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				c := peercachetest.NewCluster(t, 4)
+				all := caches(t, c, peercache.Options[string]{})
+				keys := keysOf(c, 30, 0, 1)
+				for i, key := range keys {
+					require.NoError(t, all[i%4].Set(ctx, key, "before"))
+				}
+				if forth {
+					c.Network.CutOneWay(c.Host(2), c.Host(0))
+				} else {
+					c.Network.CutOneWay(c.Host(0), c.Host(2))
+				}
+				var longest time.Duration
+				timed := func(f func()) {
+					began := time.Now()
+					f()
+					longest = max(longest, time.Since(began))
+				}
+				for _, key := range keys {
+					timed(func() { requireAll(t, key, "before", all[2]) })
+				}
+				t.Log("longest read", longest)
+				require.LessOrEqual(t, longest, 500*time.Millisecond)
+				longest = 0
+				for i, key := range keys {
+					if i == 1 {
+						require.LessOrEqual(t, longest, 3100*time.Millisecond)
+						longest = 0 // from now on the silence is known
+					}
+					timed(func() { require.NoError(t, all[2].Set(ctx, key, "after")) })
+					requireAll(t, key, "after", all...)
+				}
+				t.Log("longest of the later writes", longest)
+				require.LessOrEqual(t, longest, 500*time.Millisecond)
+				c.Network.HealAll()
+				time.Sleep(10 * time.Second)
+				for _, key := range keys {
+					requireAll(t, key, "after", all...)
+				}
+				requireOwnersAgree(t, c)
+			})
+		})
+	}
+}
+
+// While an owner is silent, but not yet dead for the others, reads are answered
+// soon.
+func TestReadsWhileThePrimaryIsSilent(t *testing.T) {
+	for name, end := range map[string]func(c *peercachetest.Cluster, i int){
+		"vanished": (*peercachetest.Cluster).Vanish, "paused": (*peercachetest.Cluster).Pause,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := new(source)
+				c := peercachetest.NewCluster(t, 3)
+				all := caches(t, c, peercache.Options[string]{Load: src.load})
+				keys := keysOf(c, 50, 0, 1)
+				for _, key := range keys {
+					requireAll(t, key, "value of "+key, all...)
+				}
+				time.Sleep(100 * time.Millisecond)
+				end(c, 0)
+				for _, key := range keys {
+					began := time.Now()
+					requireAll(t, key, "value of "+key, all[2])
+					require.LessOrEqual(t, time.Since(began), 300*time.Millisecond)
+				}
+				require.EqualValues(t, len(keys), src.calls.Load())
+			})
+		})
+	}
+}
+
+func TestEverythingFailsAfterTheEnd(t *testing.T) {
+	for _, shutdown := range []bool{false, true} {
+		t.Run(fmt.Sprint("shutdown ", shutdown), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				src := &source{takes: time.Second}
+				c := peercachetest.NewCluster(t, 3)
+				cache := caches(t, c, peercache.Options[string]{Load: src.load})[0]
+				mine, others := keyOf(c, 0), keyOf(c, 1, 2)
+				for _, key := range []string{mine, others} {
+					require.NoError(t, cache.Set(ctx, key, "here"))
+					requireAll(t, key, "here", cache)
+				}
+				ended := make(chan error, 2)
+				for _, key := range []string{keysOf(c, 2, 0)[1], keysOf(c, 2, 1, 2)[1]} {
+					go func() {
+						_, err := cache.Get(context.Background(), key)
+						ended <- err
+					}()
+				}
+				time.Sleep(10 * time.Millisecond)
+				if shutdown {
+					c.Shutdown(0)
+				} else {
+					require.NoError(t, c.Nodes[0].Close())
+				}
+				for range 2 {
+					if err := <-ended; !shutdown {
+						require.ErrorIs(t, err, peercache.ErrClosed)
+					}
+				}
+				for _, key := range []string{mine, others} {
+					_, err := cache.Get(ctx, key)
+					require.ErrorIs(t, err, peercache.ErrClosed)
+					_, _, err = cache.Lookup(ctx, key)
+					require.ErrorIs(t, err, peercache.ErrClosed)
+					_, _, err = cache.LookupEntry(ctx, key)
+					require.ErrorIs(t, err, peercache.ErrClosed)
+					_, err = cache.GetMany(ctx, []string{key})
+					require.ErrorIs(t, err, peercache.ErrClosed)
+					require.ErrorIs(t, cache.Set(ctx, key, "v"), peercache.ErrClosed)
+					require.ErrorIs(t, cache.SetMany(ctx, map[string]string{key: "v"}), peercache.ErrClosed)
+					require.ErrorIs(t, cache.Delete(ctx, key), peercache.ErrClosed)
+					require.ErrorIs(t, cache.Clear(ctx), peercache.ErrClosed)
+					err = cache.Update(ctx, key, func(string, bool) (string, error) { return "", nil })
+					require.ErrorIs(t, err, peercache.ErrClosed)
+				}
+				_, err := peercache.New(c.Nodes[0], "more", peercache.Options[string]{})
+				require.ErrorIs(t, err, peercache.ErrClosed)
+				cache.Stats()
+			})
+		})
+	}
+}

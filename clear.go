@@ -1,0 +1,235 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/peercache/peercache/internal/mux"
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// A cache is cleared shard by shard: an owner stamps a floor, drops what is
+// at or below it, and brings the floor to the other owners as it would a
+// write.
+
+// clear clears a cache in all shards. Each shard's floor is stamped by the
+// first of its owners that can be reached.
+func (n *Node) clear(ctx context.Context, sp *space) error {
+	if n.life.Err() != nil {
+		return ErrClosed
+	}
+	pending := make(map[int]map[uint64]error, shardCount) // shard -> owners that failed
+	for shard := range shardCount {
+		pending[shard] = nil
+	}
+	var partial *PartialWriteError
+	for len(pending) > 0 {
+		v := n.view.Load()
+		groups := make(map[uint64][]int)
+		owners := make(map[uint64]Member)
+		for shard, failed := range pending {
+			found := false
+			for _, m := range v.ownersOf(shard) {
+				if failed[m.Incarnation] == nil {
+					owners[m.Incarnation], found = m, true
+					groups[m.Incarnation] = append(groups[m.Incarnation], shard)
+					break
+				}
+			}
+			if !found {
+				return fmt.Errorf("%w: no owner of shard %d clears it: %v", ErrUnavailable, shard, failed)
+			}
+		}
+		var mu sync.Mutex
+		var wait sync.WaitGroup
+		for incarnation, shards := range groups {
+			wait.Go(func() {
+				err := n.clearAt(ctx, owners[incarnation], sp, shards)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil || errors.As(err, &partial) {
+					for _, shard := range shards {
+						delete(pending, shard)
+					}
+					return
+				}
+				for _, shard := range shards {
+					if pending[shard] == nil {
+						pending[shard] = make(map[uint64]error)
+					}
+					pending[shard][incarnation] = err
+				}
+			})
+		}
+		wait.Wait()
+		if err := ctx.Err(); err != nil && len(pending) > 0 {
+			return err
+		}
+	}
+	if partial != nil {
+		return partial
+	}
+	return nil
+}
+
+// clearAt lets one owner clear shards.
+func (n *Node) clearAt(ctx context.Context, owner Member, sp *space, shards []int) error {
+	if owner.Incarnation == n.incarnation {
+		return n.stampClear(ctx, sp, shards)
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	reply, err := n.peers.call(ctx, owner, mux.Request{Op: opClear, Body: encodeShards(sp.name, Version{}, shards)}, nil)
+	if err != nil {
+		return err
+	}
+	if reply.Code != replyOK {
+		return replyFailure(reply)
+	}
+	r := wire.NewReader(reply.Body)
+	if r.Bool() {
+		return readPartial(&r)
+	}
+	return r.End()
+}
+
+func encodeShards(cache string, floor Version, shards []int) []byte {
+	b := wire.AppendString(nil, cache)
+	b = appendVersion(b, floor)
+	b = wire.AppendUvarint(b, uint64(len(shards)))
+	for _, shard := range shards {
+		b = wire.AppendUint16(b, uint16(shard))
+	}
+	return b
+}
+
+func (n *Node) decodeShards(body []byte) (sp *space, floor Version, shards []int, err error) {
+	r := wire.NewReader(body)
+	cache := r.String(maxCacheName)
+	floor = readVersion(&r)
+	shards = make([]int, r.Count(shardCount, 2))
+	for i := range shards {
+		if shards[i] = int(r.Uint16()); shards[i] >= shardCount {
+			r.Fail("shard")
+		}
+	}
+	if err := r.End(); err != nil {
+		return nil, floor, nil, err
+	}
+	sp, err = n.store.space(cache)
+	return sp, floor, shards, err
+}
+
+// serveClear clears shards that this node owns for a peer.
+func (n *Node) serveClear(ctx context.Context, req mux.Request) mux.Reply {
+	sp, _, shards, err := n.decodeShards(req.Body)
+	if err != nil {
+		return mux.Reply{Code: replyMalformed}
+	}
+	v := n.view.Load()
+	for _, shard := range shards {
+		if !v.owns(n.incarnation, shard) {
+			return errorReply(fmt.Errorf("%w: not an owner of shard %d", ErrUnavailable, shard))
+		}
+	}
+	err = n.stampClear(ctx, sp, shards)
+	var partial *PartialWriteError
+	switch {
+	case errors.As(err, &partial):
+		return mux.Reply{Body: appendPartial(wire.AppendBool(nil, true), partial)}
+	case err != nil:
+		return errorReply(err)
+	default:
+		return mux.Reply{Body: wire.AppendBool(nil, false)}
+	}
+}
+
+// stampClear stamps one floor for shards, applies it and brings it to their
+// other owners.
+func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
+	floor := n.hlc.next()
+	n.clearHere(sp, floor, shards)
+	sent := make(map[uint64]map[int]bool)
+	for {
+		byMember := n.holdersOfShards(shards, sent)
+		if len(byMember) == 0 {
+			return nil
+		}
+		var missing []Member
+		var cause error
+		deliveries := make([]*delivery, 0, len(byMember))
+		for _, g := range byMember {
+			d := &delivery{to: g.owner, op: opFloor, body: encodeShards(sp.name, floor, g.shards), done: make(chan struct{})}
+			deliveries = append(deliveries, d)
+			if !n.spawn(func(life context.Context) { n.runDelivery(life, d) }) {
+				return ErrClosed
+			}
+		}
+		for _, d := range deliveries {
+			select {
+			case <-d.done:
+				if d.err != nil {
+					missing, cause = append(missing, d.to), d.err
+				}
+			case <-ctx.Done():
+				missing, cause = append(missing, d.to), ctx.Err()
+			}
+		}
+		if len(missing) > 0 {
+			return &PartialWriteError{Missing: missing, Err: cause}
+		}
+	}
+}
+
+type shardGroup struct {
+	owner  Member
+	shards []int
+}
+
+// holdersOfShards lists, by member, shards that were not sent to it yet.
+func (n *Node) holdersOfShards(shards []int, sent map[uint64]map[int]bool) map[uint64]*shardGroup {
+	v := n.view.Load()
+	groups := make(map[uint64]*shardGroup)
+	for _, shard := range shards {
+		for _, m := range v.holdersOf(shard) {
+			if m.Incarnation == n.incarnation || sent[m.Incarnation][shard] {
+				continue
+			}
+			if sent[m.Incarnation] == nil {
+				sent[m.Incarnation] = make(map[int]bool)
+			}
+			sent[m.Incarnation][shard] = true
+			if groups[m.Incarnation] == nil {
+				groups[m.Incarnation] = &shardGroup{owner: m}
+			}
+			groups[m.Incarnation].shards = append(groups[m.Incarnation].shards, shard)
+		}
+	}
+	return groups
+}
+
+// serveFloor takes clear floors that another owner stamped.
+func (n *Node) serveFloor(req mux.Request) mux.Reply {
+	sp, floor, shards, err := n.decodeShards(req.Body)
+	if err != nil || !n.hlc.observe(floor.time) {
+		return mux.Reply{Code: replyMalformed}
+	}
+	n.clearHere(sp, floor, shards)
+	return mux.Reply{Body: wire.AppendUvarint(nil, 0)}
+}
+
+// clearHere applies a floor in shards, and drops what was derived from the
+// values before.
+func (n *Node) clearHere(sp *space, floor Version, shards []int) {
+	cleared := make(map[int]bool, len(shards))
+	for _, shard := range shards {
+		n.store.clear(sp, shard, floor)
+		cleared[shard] = true
+	}
+	if f := sp.face.Load(); f != nil {
+		f.forgetAll()
+	}
+	n.flights.detachSpace(sp.id, func(key string) bool { return cleared[shardOf(sp.keyspace, key)] })
+}

@@ -1,0 +1,289 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/peercache/peercache/internal/mux"
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// Conditional writes are decided by the first owner of the view alone. It
+// asks the others whether they agree on who that is and hold nothing later
+// than the base; who agrees stages the version to come, so that a write
+// stamped elsewhere meanwhile goes past it. Then the write is committed as any
+// other is.
+
+const (
+	stageTime   = 10 * time.Second // a stage that nobody committed is forgotten after that
+	maxStages   = 1 << 14
+	prepareTime = time.Second
+)
+
+// stages are the conditional writes that this node was asked to confirm, by
+// key, and the turns of those that it decides itself.
+type stages struct {
+	now func() time.Duration
+
+	mu     sync.Mutex
+	staged map[flightKey]stage         // guarded by mu
+	turns  map[flightKey]chan struct{} // guarded by mu; closed when the turn is over
+}
+
+type stage struct {
+	op      uint64
+	version Version // the version to come
+	until   time.Duration
+}
+
+func newStages(now func() time.Duration) *stages {
+	return &stages{now: now, staged: make(map[flightKey]stage), turns: make(map[flightKey]chan struct{})}
+}
+
+// turn waits until no other conditional write of the key is being decided
+// here. The caller ends its turn with the function returned.
+func (s *stages) turn(ctx context.Context, key flightKey) (end func(), err error) {
+	for {
+		s.mu.Lock()
+		other := s.turns[key]
+		if other == nil {
+			mine := make(chan struct{})
+			s.turns[key] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.turns, key)
+				s.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// put stages a version in place of any other: the key's first owner decides
+// one write after the other, so an earlier one is over. It returns false when
+// too many are staged.
+func (s *stages) put(key flightKey, st stage) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if len(s.staged) >= maxStages {
+		for k, old := range s.staged {
+			if old.until <= now {
+				delete(s.staged, k)
+			}
+		}
+		if len(s.staged) >= maxStages {
+			return false
+		}
+	}
+	st.until = now + stageTime
+	s.staged[key] = st
+	return true
+}
+
+// bars returns the staged version that an entry must go past, if there is one
+// above it that is not its own.
+func (s *stages) bars(key flightKey, op uint64, e *entry) (Version, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.staged) == 0 {
+		return Version{}, false
+	}
+	st, ok := s.staged[key]
+	if !ok || st.until <= s.now() || st.op == op || !e.order.isWrite() || e.order.w.Compare(st.version) > 0 {
+		return Version{}, false
+	}
+	return st.version, true
+}
+
+// end forgets what an operation staged.
+func (s *stages) end(key flightKey, op uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st, ok := s.staged[key]; ok && st.op == op {
+		delete(s.staged, key)
+	}
+}
+
+// applyStaged is store.apply for what a stamper sent: a write below a version
+// that is staged has to go past it.
+func (n *Node) applyStaged(sp *space, key string, op uint64, e entry) (held order, applied bool, err error) {
+	k := flightKey{sp.id, key}
+	if bar, ok := n.stages.bars(k, op, &e); ok {
+		return order{bar, bar}, false, nil
+	}
+	held, applied, err = n.store.apply(sp, key, e, fromRequest)
+	if op != 0 {
+		n.stages.end(k, op)
+	}
+	return held, applied, err
+}
+
+// stampConditional decides a conditional write and brings it to all owners.
+func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
+	shard := shardOf(sp.keyspace, w.key)
+	if n.view.Load().place(n.incarnation, shard) != 0 {
+		w.err = fmt.Errorf("%w: another member is the first owner of the key", ErrUnavailable)
+		return
+	}
+	key := flightKey{sp.id, w.key}
+	endTurn, err := n.stages.turn(ctx, key)
+	if err != nil {
+		w.err = err
+		return
+	}
+	defer endTurn()
+	if !n.handoff.filled(shard) {
+		n.copyFromCoOwners(ctx, sp, w.key, true)
+	}
+	if w.err = n.decide(ctx, sp, w); errors.Is(w.err, errBehind) {
+		// Something did not reach this node, a copy of a load say. The condition
+		// may be about that.
+		n.copyFromCoOwners(ctx, sp, w.key, true)
+		w.err = n.decide(ctx, sp, w)
+	}
+}
+
+// errBehind says that another owner holds something later than this node.
+var errBehind = fmt.Errorf("%w: another owner holds a later version", ErrConflict)
+
+// decide looks at a write's condition and commits it.
+func (n *Node) decide(ctx context.Context, sp *space, w *write) error {
+	e := n.entryOfWrite(w)
+	base, ok := n.meetsCondition(sp, w, &e)
+	if !ok && w.base.Compare(base.v) > 0 {
+		return errBehind
+	}
+	if !ok {
+		return ErrConflict
+	}
+	stamp := n.hlc.next()
+	e.order = order{stamp, stamp}
+	if err := n.prepare(ctx, sp, w, base, stamp); err != nil {
+		return err
+	}
+	// A plain write may have come since the condition was looked at.
+	held, applied, err := n.store.applyOn(sp, w.key, e, fromRequest, &base)
+	if err != nil {
+		return err
+	}
+	if !applied {
+		n.hlc.observe(held.v.time)
+		return ErrConflict
+	}
+	w.version = stamp
+	return n.spread(ctx, []stamped{{sp, w.key, w.op, e}}).errorOf(0)
+}
+
+// meetsCondition reports whether the key's version is the write's base, and
+// the order of what is held. With keepTTL, e gets the expiry of that.
+func (n *Node) meetsCondition(sp *space, w *write, e *entry) (base order, ok bool) {
+	old, held := n.store.peek(sp, w.key)
+	if held && old.there() {
+		if w.keepTTL {
+			e.expires = old.expires
+		}
+		return old.order, old.version() == w.base
+	}
+	// Absent: deleted, expired, remembered as absent, or never there.
+	return n.store.order(sp, w.key), w.base.IsZero()
+}
+
+// version is the version of an entry as callers see it: that of a write is
+// its stamp, that of a load when it began.
+func (e *entry) version() Version { return e.order.v }
+
+// prepare asks the other owners to confirm a conditional write. It fails with
+// ErrConflict when one holds something later than the base, and with
+// ErrUnavailable when one may be living and does not answer, or sees another
+// first owner.
+func (n *Node) prepare(ctx context.Context, sp *space, w *write, base order, stamp Version) error {
+	var wait sync.WaitGroup
+	holders := n.view.Load().holdersOf(shardOf(sp.keyspace, w.key))
+	holders = slices.DeleteFunc(holders, func(m Member) bool { return m.Incarnation == n.incarnation })
+	errs := make([]error, len(holders))
+	body := encodePrepare(sp, w, base, stamp)
+	for i, m := range holders {
+		wait.Go(func() { errs[i] = n.prepareAt(ctx, m, body) })
+	}
+	wait.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) prepareAt(ctx context.Context, m Member, body []byte) error {
+	for {
+		if _, living := n.view.Load().find(m.Incarnation); !living {
+			return nil
+		}
+		attempt, cancel := context.WithTimeout(ctx, prepareTime)
+		reply, err := n.peers.call(attempt, m, mux.Request{Op: opPrepare, Body: body}, nil)
+		cancel()
+		switch {
+		case err == nil && reply.Code == replyOK:
+			return nil
+		case err == nil:
+			r := wire.NewReader(reply.Body)
+			if e := readError(&r); errors.Is(e, ErrConflict) {
+				return errBehind
+			} else if e != nil {
+				return e
+			}
+			return fmt.Errorf("%w: %s does not confirm: %s", ErrUnavailable, m, replyText(reply.Code))
+		case isGone(err):
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w: %s does not confirm: %w", ErrUnavailable, m, ctx.Err())
+		}
+		sleep(ctx, deliveryPause)
+	}
+}
+
+func encodePrepare(sp *space, w *write, base order, stamp Version) []byte {
+	b := wire.AppendString(nil, sp.name)
+	b = wire.AppendString(b, w.key)
+	b = wire.AppendUint64(b, w.op)
+	b = appendOrder(b, base)
+	return appendVersion(b, stamp)
+}
+
+// servePrepare confirms a conditional write that another member decides.
+func (n *Node) servePrepare(_ context.Context, from mux.Identity, req mux.Request) mux.Reply {
+	r := wire.NewReader(req.Body)
+	cache, key, op := r.String(maxCacheName), r.String(maxKeyBytes), r.Uint64()
+	base, stamp := readOrder(&r), readVersion(&r)
+	if r.End() != nil {
+		return mux.Reply{Code: replyMalformed}
+	}
+	sp, err := n.store.space(cache)
+	if err != nil {
+		return errorReply(err)
+	}
+	owners := n.view.Load().ownersOf(shardOf(sp.keyspace, key))
+	if len(owners) == 0 || owners[0].Incarnation != from.Incarnation {
+		return errorReply(fmt.Errorf("%w: another member is the first owner of the key", ErrUnavailable))
+	}
+	if !n.hlc.observe(stamp.time) || !n.stages.put(flightKey{sp.id, key}, stage{op: op, version: stamp}) {
+		return errorReply(fmt.Errorf("%w: too many conditional writes at once, or a clock far ahead", ErrUnavailable))
+	}
+	if held := n.store.order(sp, key); held.compare(base) > 0 {
+		n.stages.end(flightKey{sp.id, key}, op)
+		return errorReply(ErrConflict)
+	}
+	return mux.Reply{}
+}

@@ -1,0 +1,336 @@
+package peercache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/peercache/peercache/internal/mux"
+)
+
+// coOwnersTime bounds how long an owner that has not all of a shard yet asks
+// the others for a key before it loads.
+const coOwnersTime = 250 * time.Millisecond
+
+// find returns what the cluster holds of a key. With load set, the primary
+// loads a key that nobody holds.
+func (n *Node) find(ctx context.Context, sp *space, key string, load bool) result {
+	if n.life.Err() != nil {
+		return result{err: ErrClosed}
+	}
+	n.pauses.look()
+	v := n.view.Load()
+	shard := shardOf(sp.keyspace, key)
+	place := v.place(n.incarnation, shard)
+	if place >= 0 {
+		n.handoff.settle(ctx, sp, key, shard)
+		if e, ok := n.store.get(sp, key); ok && e.flags&flagTombstone == 0 {
+			sp.count.hits.Add(1)
+			return resultOf(e)
+		}
+	}
+	if place == 0 {
+		return n.findAsPrimary(ctx, sp, key, load)
+	}
+	return n.fetch(ctx, sp, key, load)
+}
+
+func resultOf(e entry) result {
+	if !e.there() {
+		return result{entry: e}
+	}
+	return result{entry: e, found: true}
+}
+
+// findAsPrimary answers for a key whose first owner this node is and of which
+// it holds nothing.
+func (n *Node) findAsPrimary(ctx context.Context, sp *space, key string, load bool) result {
+	if load {
+		return n.loadHere(ctx, sp, key, nil)
+	}
+	if r, ok := n.askCoOwners(ctx, sp, key); ok {
+		return r
+	}
+	return result{}
+}
+
+// askCoOwners asks the other owners of a key whose shard this node has not
+// filled yet, and keeps what they have. ok is false when that is nothing.
+func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result, ok bool) {
+	if n.handoff.filled(shardOf(sp.keyspace, key)) {
+		return result{}, false
+	}
+	n.copyFromCoOwners(ctx, sp, key, false)
+	if e, held := n.store.peek(sp, key); held && e.flags&flagTombstone == 0 {
+		return resultOf(e), true
+	}
+	return result{}, false
+}
+
+// copyFromCoOwners takes over what the other owners hold of a key, the former
+// owners included while the shard is being filled. Those who do not answer
+// soon are left out. settled says that this node serves what it holds: then
+// those who seem to be out of reach are asked as well.
+func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, settled bool) {
+	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
+	defer cancel()
+	var wait sync.WaitGroup
+	for _, m := range n.handoff.sources(shardOf(sp.keyspace, key)) {
+		if settled || n.peers.healthy(m) {
+			wait.Go(func() { n.copyFrom(ctx, m, sp, key) })
+		}
+	}
+	wait.Wait()
+}
+
+// copyFrom takes over what one member holds of a key. A connection that broke
+// is made again: after a pause of this node all do.
+func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) {
+	for ctx.Err() == nil {
+		got, err := n.callGet(ctx, m, sp, key, getLookup, false, nil)
+		if err == nil && got.held {
+			n.store.apply(sp, key, got.entry, fromSync)
+		}
+		if err == nil || isGone(err) {
+			return
+		}
+		sleep(ctx, busyPause)
+	}
+}
+
+// A lender is a caller from another process that can load by itself: lend
+// tells it to do so for a flight.
+type lender struct {
+	lend func(flight uint64) bool
+}
+
+// loadHere loads a key on this node, once for all who ask. from is nil for a
+// caller of this process.
+func (n *Node) loadHere(ctx context.Context, sp *space, key string, from *lender) result {
+	f := n.flights.join(flightKey{sp.id, key}, func(f *flight) {
+		f.base, f.v, f.keep = n.store.base(sp, key), n.hlc.next(), true
+	})
+	defer n.flights.leave(f)
+	for waited := false; ; waited = true {
+		turn := f.turn
+		if !sp.canLoad() && from == nil {
+			turn = nil // others may load it
+		}
+		select {
+		case <-f.done:
+			return n.outcome(sp, f, waited)
+		default:
+		}
+		select {
+		case <-f.done:
+			return n.outcome(sp, f, waited)
+		case <-ctx.Done():
+			return result{err: ctx.Err()}
+		case <-turn:
+		}
+		if sp.canLoad() {
+			if !n.spawn(func(life context.Context) { n.runFlight(life, ctx, sp, key, f) }) {
+				return result{err: ErrClosed}
+			}
+			continue
+		}
+		if from.lend(f.id) {
+			select {
+			case <-f.done:
+				return n.outcome(sp, f, true)
+			case <-ctx.Done(): // the one who was to load has gone
+			}
+		}
+		f.turn <- struct{}{}
+		if err := ctx.Err(); err != nil {
+			return result{err: err}
+		}
+		return result{err: fmt.Errorf("%w: the load could not be lent", ErrUnavailable)}
+	}
+}
+
+func (n *Node) outcome(sp *space, f *flight, waited bool) result {
+	if waited {
+		sp.count.coalesced.Add(1)
+	}
+	return f.result
+}
+
+// runFlight runs the load of a flight in this process.
+func (n *Node) runFlight(life, caller context.Context, sp *space, key string, f *flight) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
+	defer cancel()
+	stop := context.AfterFunc(life, cancel)
+	defer stop()
+	if !f.runs(cancel) {
+		n.flights.end(f, result{err: errAllLeft})
+		return
+	}
+	r := n.loadFlight(ctx, sp, key, f)
+	if r.err != nil && life.Err() != nil {
+		r.err = ErrClosed // which is why the load failed
+	}
+	n.flights.end(f, r)
+}
+
+// loadFlight looks once more, here and with the other owners, and then loads.
+func (n *Node) loadFlight(ctx context.Context, sp *space, key string, f *flight) result {
+	// 1. A caller misses. 2. An earlier flight stores its value and ends.
+	// 3. The caller begins this flight: the value is there by now.
+	if e, ok := n.store.peek(sp, key); ok && e.flags&flagTombstone == 0 {
+		return resultOf(e)
+	}
+	if r, ok := n.askCoOwners(ctx, sp, key); ok {
+		return r
+	}
+	f.base = later(f.base, n.store.base(sp, key))
+	return n.finishLoad(sp, key, f, n.callLoader(ctx, sp, key))
+}
+
+// finishLoad keeps what was loaded, unless a write came meanwhile, and sends
+// copies to the other owners without waiting for them.
+func (n *Node) finishLoad(sp *space, key string, f *flight, l loaded) result {
+	if l.err != nil {
+		return result{err: l.err}
+	}
+	e, keep := n.entryOfLoad(l, order{f.base, f.v})
+	kept := false
+	if keep && f.mayKeep() {
+		if _, applied, err := n.store.apply(sp, key, e, fromRequest); applied && err == nil {
+			n.fills.add(sp, key, e)
+			kept = true
+		}
+	}
+	if !kept {
+		e.expires = max(n.clock.Elapsed(), 1) // nobody else keeps it either
+	}
+	r := resultOf(e)
+	r.decoded = l.decoded
+	return r
+}
+
+// loadAlone loads a key for callers of this process when no owner answers.
+// Nothing of it is kept.
+func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
+	f := n.orphans.join(flightKey{sp.id, key}, func(*flight) {})
+	defer n.orphans.leave(f)
+	select {
+	case <-f.turn:
+		n.spawn(func(life context.Context) {
+			ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			defer cancel()
+			stop := context.AfterFunc(life, cancel)
+			defer stop()
+			r := result{err: errAllLeft}
+			if f.runs(cancel) {
+				r = n.finishLoad(sp, key, f, n.callLoader(ctx, sp, key))
+			}
+			n.orphans.end(f, r)
+		})
+	default:
+	}
+	select {
+	case <-f.done:
+		return f.result
+	case <-ctx.Done():
+		return result{err: ctx.Err()}
+	case <-n.life.Done():
+		return result{err: ErrClosed}
+	}
+}
+
+// fetch asks the owners for a key.
+func (n *Node) fetch(ctx context.Context, sp *space, key string, load bool) result {
+	r := n.fetches.do(ctx, fetchKey{flightKey{sp.id, key}, load}, func(ctx context.Context) result {
+		return n.askOwners(ctx, sp, key, load)
+	})
+	if errors.Is(r.err, errNoOwner) && load && sp.canLoad() && ctx.Err() == nil {
+		return n.loadAlone(ctx, sp, key)
+	}
+	return r
+}
+
+var errNoOwner = fmt.Errorf("%w: no owner of the key answers", ErrUnavailable)
+
+// serveGet answers a peer that asks for a key.
+func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
+	g, err := readGet(req.Body)
+	if err != nil {
+		return mux.Reply{Code: replyMalformed}
+	}
+	sp, err := n.store.space(g.cache)
+	if err != nil {
+		return errorReply(err)
+	}
+	sp.count.serverRequests.Add(1)
+	v := n.view.Load()
+	shard := shardOf(sp.keyspace, g.key)
+	if g.mode != getLookup {
+		n.handoff.settle(ctx, sp, g.key, shard)
+	}
+	if e, ok := n.store.get(sp, g.key); ok {
+		if e.flags&flagTombstone == 0 || g.mode == getLookup {
+			return n.entryReply(&e)
+		}
+	}
+	if g.mode == getLookup {
+		return mux.Reply{Code: replyAbsent}
+	}
+	place := v.place(n.incarnation, shard)
+	if place < 0 {
+		return n.notOwnerReply(v, shard)
+	}
+	if g.mode == getStored {
+		if place == 0 {
+			if r, ok := n.askCoOwners(ctx, sp, g.key); ok {
+				return n.resultReply(r)
+			}
+		}
+		return mux.Reply{Code: replyAbsent}
+	}
+	progress(mux.Reply{Code: progressLoading})
+	if place > 0 && !g.asked {
+		// Rather the load of an owner that comes before this one: the asker
+		// may just not reach it.
+		if r := n.askThese(ctx, sp, g.key, getLoad, true, ownersBefore(v, shard, place)); !errors.Is(r.err, errNoOwner) {
+			return n.resultReply(r)
+		}
+	}
+	var from *lender
+	if g.canLoad {
+		from = &lender{lend: func(id uint64) bool {
+			return progress(mux.Reply{Code: progressLend, Body: appendLend(nil, id)})
+		}}
+	}
+	if !sp.canLoad() && from == nil {
+		return mux.Reply{Code: replyAbsent} // neither here nor there can it be loaded
+	}
+	return n.resultReply(n.loadHere(ctx, sp, g.key, from))
+}
+
+// ownersBefore lists the owners of a shard that come before a place.
+func ownersBefore(v *view, shard, place int) []Member {
+	return v.ownersOf(shard)[:place]
+}
+
+// serveLent takes what a peer loaded for a flight of this node.
+func (n *Node) serveLent(req mux.Request) mux.Reply {
+	m, err := readLent(req.Body)
+	if err != nil {
+		return mux.Reply{Code: replyMalformed}
+	}
+	sp, err := n.store.space(m.cache)
+	if err != nil {
+		return errorReply(err)
+	}
+	f := n.flights.lent(m.flight)
+	if f == nil || f.key != (flightKey{sp.id, m.key}) {
+		return mux.Reply{Code: replyAbsent} // all who waited have gone
+	}
+	m.loaded.value = bytes.Clone(m.loaded.value) // the request ends before those who wait read it
+	n.flights.end(f, n.finishLoad(sp, m.key, f, m.loaded))
+	return mux.Reply{}
+}

@@ -1,0 +1,293 @@
+package peercache
+
+import (
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/peercache/peercache/lru"
+)
+
+const (
+	// tombstoneTime is how long a deleted key's version is kept: longer than
+	// any load, retry or sync that could bring the old value back. Memory
+	// permitting; after that the shard's floor stands for it.
+	tombstoneTime = 5 * time.Minute
+
+	maxSpaces = 1 << 12 // caches by name
+)
+
+// A space is one cache as a node holds it, by name: it exists for the caches
+// of this process and for those that only others have.
+type space struct {
+	name     string
+	id       uint32
+	keyspace uint64
+	count    counters
+	face     atomic.Pointer[face] // nil until New was called in this process
+}
+
+// A face is what New registers: the typed side of a space.
+type face struct {
+	load      func(ctx loadContext, key string) loaded // nil: a plain store
+	loadMany  func(ctx loadContext, keys []string) map[string]loaded
+	timeout   time.Duration
+	forget    func(hash uint64, key string) // drops a near copy
+	forgetAll func()
+	resize    func(maxBytes int64) // bounds the near copies
+	nearStats func() (entries, bytes int64)
+}
+
+// canLoad reports whether this process can make a value of the space.
+func (s *space) canLoad() bool {
+	f := s.face.Load()
+	return f != nil && f.load != nil
+}
+
+// floors are the bounds below which a shard refuses entries. Immutable.
+type floors struct {
+	gc    Version            // of all spaces: the greatest version of a tombstone that was dropped
+	clear map[uint32]Version // by space: when it was last cleared
+}
+
+// under returns the greater of the floors that hold for a space.
+func (f *floors) under(space uint32) Version {
+	if f == nil {
+		return Version{}
+	}
+	return later(f.gc, f.clear[space])
+}
+
+// store is the local store of a node: an lru.Store that knows versions,
+// tombstones and floors.
+type store struct {
+	lru    *lru.Store
+	now    func() time.Duration
+	clock  *hybridClock
+	wrote  func(s *space, key string) // called after a write was applied, before it is acknowledged
+	floors [shardCount]atomic.Pointer[floors]
+
+	mu     sync.RWMutex
+	byName map[string]*space // guarded by mu
+	byID   []*space          // guarded by mu
+}
+
+func newStore(maxBytes int64, now func() time.Duration, clock *hybridClock) *store {
+	s := &store{now: now, clock: clock, byName: make(map[string]*space)}
+	s.lru = lru.New(lru.Options{MaxBytes: maxBytes, Shards: shardCount, Now: now, OnEvict: s.evicted})
+	return s
+}
+
+// space returns the space of a name, making it if need be.
+func (s *store) space(name string) (*space, error) {
+	s.mu.RLock()
+	sp := s.byName[name]
+	s.mu.RUnlock()
+	if sp != nil {
+		return sp, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sp := s.byName[name]; sp != nil {
+		return sp, nil
+	}
+	if len(s.byID) == maxSpaces {
+		return nil, fmt.Errorf("peercache: cache %q: more than %d caches", name, maxSpaces)
+	}
+	sp = &space{name: name, id: uint32(len(s.byID)), keyspace: keyspaceOf(name)}
+	s.byName[name] = sp
+	s.byID = append(s.byID, sp)
+	return sp, nil
+}
+
+func (s *store) spaceOf(id uint32) *space {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.byID[id]
+}
+
+func (s *store) spaces() []*space {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return append([]*space(nil), s.byID...)
+}
+
+// key names a key to the lru.Store.
+func (s *space) key(key string) lru.Key {
+	hash := hashOf(s.keyspace, key)
+	return lru.Key{Hash: hash, Space: s.id, Shard: uint16(shardOfHash(hash)), Name: key}
+}
+
+// get returns what is held of a key and has not expired, and counts as a use.
+// The value is a copy.
+func (s *store) get(sp *space, key string) (entry, bool) {
+	value, meta, ok := s.lru.Read(sp.key(key), nil)
+	if !ok {
+		return entry{}, false
+	}
+	return entryOf(meta, value), true
+}
+
+// peek is get without counting as a use.
+func (s *store) peek(sp *space, key string) (entry, bool) {
+	value, meta, ok := s.lru.Peek(sp.key(key), nil)
+	if !ok {
+		return entry{}, false
+	}
+	return entryOf(meta, value), true
+}
+
+// base returns the version that a fill of the key follows: that of the last
+// write, kept or forgotten.
+func (s *store) base(sp *space, key string) Version {
+	k := sp.key(key)
+	floor := s.floors[k.Shard].Load().under(sp.id)
+	old := s.lru.Stat(k)
+	if !old.Exists {
+		return floor
+	}
+	return later(floor, orderOf(old.Version).w)
+}
+
+// source says where an entry comes from, which decides what may keep it out.
+type source uint8
+
+const (
+	fromRequest source = iota // a write or a load, made now
+	fromSync                  // another owner's store
+)
+
+// apply takes an entry in unless something higher is held. It returns what
+// stands in the way: the higher order, or a floor.
+func (s *store) apply(sp *space, key string, e entry, from source) (held order, applied bool, err error) {
+	return s.applyOn(sp, key, e, from, nil)
+}
+
+// applyOn is apply for an entry that replaces what base says and nothing else.
+func (s *store) applyOn(sp *space, key string, e entry, from source, base *order) (held order, applied bool, err error) {
+	k := sp.key(key)
+	meta := e.meta()
+	verdict, err := s.lru.Apply(k, &meta, e.value, func(old lru.Old) lru.Verdict {
+		f := s.floors[k.Shard].Load()
+		if base != nil {
+			if stands := standing(f, sp.id, old); stands != *base {
+				held = stands
+				return lru.Keep
+			}
+		}
+		if f != nil {
+			floor := f.clear[sp.id]
+			if from == fromRequest {
+				floor = later(floor, f.gc)
+			}
+			if !floor.IsZero() && e.order.compare(order{floor, floor}) <= 0 {
+				held = order{floor, floor}
+				return lru.Keep
+			}
+		}
+		if old.Exists {
+			if stands := orderOf(old.Version); stands.compare(e.order) >= 0 {
+				held = stands
+				return lru.Keep
+			}
+		}
+		return lru.Put
+	})
+	if err != nil {
+		return held, false, fmt.Errorf("%w: key and value of %d bytes", ErrTooLarge, len(key)+len(e.value))
+	}
+	s.clock.observe(e.order.v.time)
+	if verdict != lru.Put {
+		return held, held == e.order, nil // what is held already was applied already
+	}
+	s.changed(sp, key, k.Hash, e.order.isWrite())
+	return e.order, true, nil
+}
+
+// changed drops what was derived from the value before.
+func (s *store) changed(sp *space, key string, hash uint64, write bool) {
+	if f := sp.face.Load(); f != nil {
+		f.forget(hash, key)
+	}
+	if write {
+		s.wrote(sp, key)
+	}
+}
+
+// evicted is told by the lru.Store of each entry that it dropped. A tombstone
+// leaves its version behind as the floor of its shard.
+func (s *store) evicted(e lru.Entry, _ lru.Reason) {
+	if e.Flags&flagTombstone != 0 {
+		s.raiseGC(int(e.Shard), orderOf(e.Version).w)
+	}
+}
+
+func (s *store) raiseGC(shard int, to Version) {
+	s.raise(shard, func(f *floors) bool {
+		if f.gc.Compare(to) >= 0 {
+			return false
+		}
+		f.gc = to
+		return true
+	})
+}
+
+// raise changes a copy of a shard's floors and puts it in place, unless change
+// returns false.
+func (s *store) raise(shard int, change func(*floors) bool) {
+	for {
+		before := s.floors[shard].Load()
+		var after floors
+		if before != nil {
+			after = *before
+		}
+		if !change(&after) || s.floors[shard].CompareAndSwap(before, &after) {
+			return
+		}
+	}
+}
+
+// clear drops all entries of a space in a shard that are at or below floor,
+// and refuses such from now on.
+func (s *store) clear(sp *space, shard int, floor Version) {
+	s.raise(shard, func(f *floors) bool {
+		if f.clear[sp.id].Compare(floor) >= 0 {
+			return false
+		}
+		if f.clear = maps.Clone(f.clear); f.clear == nil {
+			f.clear = make(map[uint32]Version)
+		}
+		f.clear[sp.id] = floor
+		return true
+	})
+	s.clock.observe(floor.time)
+	s.lru.RemoveIf(uint16(shard), func(e lru.Entry) bool {
+		return e.Space == sp.id && orderOf(e.Version).compare(order{floor, floor}) <= 0
+	})
+}
+
+// drop empties a shard that this node owns no more, floors included.
+func (s *store) drop(shard int) {
+	s.lru.DropShard(uint16(shard))
+	s.floors[shard].Store(nil)
+}
+
+// order returns the order of what is held of a key, expired or not, or of the
+// floor that stands for it.
+func (s *store) order(sp *space, key string) order {
+	k := sp.key(key)
+	return standing(s.floors[k.Shard].Load(), sp.id, s.lru.Stat(k))
+}
+
+func standing(f *floors, space uint32, old lru.Old) order {
+	floor := f.under(space)
+	held := order{floor, floor}
+	if old.Exists {
+		if o := orderOf(old.Version); o.compare(held) > 0 {
+			return o
+		}
+	}
+	return held
+}

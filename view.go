@@ -1,0 +1,50 @@
+package peercache
+
+// Who owns what, as a view sees it. The owners of a shard are those of the
+// current table; its holders are those of the target table as well, who get
+// writes and are not read from yet.
+
+// ownersOf lists the owners of a shard, the primary first.
+func (v *view) ownersOf(shard int) []Member {
+	return v.appendMembers(nil, v.current, shard)
+}
+
+// holdersOf lists the members that a write to a shard goes to.
+func (v *view) holdersOf(shard int) []Member {
+	holders := v.ownersOf(shard)
+	if v.target != v.current {
+		holders = v.appendMembers(holders, v.target, shard)
+	}
+	return holders
+}
+
+// appendMembers appends the owners of a shard in a table who are not in the
+// list yet.
+func (v *view) appendMembers(list []Member, t *table, shard int) []Member {
+	for _, i := range t.owners(shard) {
+		incarnation := t.member(int(i)).Incarnation
+		known := false
+		for _, m := range list {
+			known = known || m.Incarnation == incarnation
+		}
+		if m, ok := v.find(incarnation); ok && !known {
+			list = append(list, m.Member)
+		}
+	}
+	return list
+}
+
+// owns reports whether a member is an owner of a shard.
+func (v *view) owns(incarnation uint64, shard int) bool {
+	return v.current.owns(incarnation, shard)
+}
+
+// holds reports whether writes to a shard go to a member.
+func (v *view) holds(incarnation uint64, shard int) bool {
+	return v.current.owns(incarnation, shard) || v.target != v.current && v.target.owns(incarnation, shard)
+}
+
+// place returns which owner of a shard a member is: 0 the primary, -1 none.
+func (v *view) place(incarnation uint64, shard int) int {
+	return v.current.position(incarnation, shard)
+}

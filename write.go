@@ -1,0 +1,432 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/peercache/peercache/internal/mux"
+	"github.com/peercache/peercache/internal/wire"
+)
+
+const (
+	// attemptTime is the budget of one attempt at a write. Its owner does not
+	// apply it later than that, so that after it another owner may be asked.
+	attemptTime = 2500 * time.Millisecond
+	busyPause   = 5 * time.Millisecond
+	// maxReplyTime is what a reply may take on its way.
+	maxReplyTime = 100 * time.Millisecond
+	// writeSign is when an owner that waits for others tells who waits for it
+	// that it is at it.
+	writeSign = 100 * time.Millisecond
+)
+
+// A write is one key's Set or Delete on its way to an owner.
+type write struct {
+	key     string
+	op      uint64 // the same in all attempts
+	flags   uint8  // flagTombstone for a Delete
+	tag     uint16
+	value   []byte
+	ttl     time.Duration // 0: none
+	keepTTL bool          // the expiry that the key has is kept instead
+	cond    bool          // only if the key's version is base
+	base    Version
+
+	version Version // the outcome, like err
+	err     error
+	tried   map[uint64]error // owners that cannot be asked for this write, by incarnation
+}
+
+func newOperation() uint64 { return rand.Uint64() | 1 }
+
+// write brings writes to the first owners of their keys that can be reached,
+// and sets their outcomes. It returns when all have one.
+func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
+	if n.life.Err() != nil {
+		fail(writes, ErrClosed)
+		return
+	}
+	n.pauses.look()
+	for pending := writes; len(pending) > 0; {
+		groups := n.groupByOwner(sp, pending)
+		var wait sync.WaitGroup
+		again := make([][]*write, len(groups))
+		for i, g := range groups {
+			wait.Go(func() { again[i] = n.writeTo(ctx, sp, g.owner, g.writes) })
+		}
+		wait.Wait()
+		pending = slices.Concat(again...)
+		if err := ctx.Err(); err != nil {
+			fail(pending, err)
+			return
+		}
+	}
+}
+
+func fail(writes []*write, err error) {
+	for _, w := range writes {
+		w.err = err
+	}
+}
+
+// ownerGroup is what goes to one owner in one request.
+type ownerGroup struct {
+	owner  Member
+	writes []*write
+}
+
+// groupByOwner sorts writes by the owner that is to stamp them: the first that
+// has not failed them. A conditional write has only the first of all.
+func (n *Node) groupByOwner(sp *space, writes []*write) []ownerGroup {
+	v := n.view.Load()
+	var groups []ownerGroup
+	for _, w := range writes {
+		owners := v.ownersOf(shardOf(sp.keyspace, w.key))
+		if w.cond {
+			owners = owners[:min(1, len(owners))]
+		}
+		i := n.firstToAsk(owners, w)
+		if i < 0 {
+			w.err = w.unavailable(owners)
+			continue
+		}
+		j := slices.IndexFunc(groups, func(g ownerGroup) bool { return g.owner.Incarnation == owners[i].Incarnation })
+		if j < 0 {
+			j = len(groups)
+			groups = append(groups, ownerGroup{owner: owners[i]})
+		}
+		groups[j].writes = append(groups[j].writes, w)
+	}
+	return groups
+}
+
+// firstToAsk returns the first owner that has not failed a write, and that
+// seems to be within reach if there is such a one: what is not sent to a silent
+// owner cannot be applied by it later.
+func (n *Node) firstToAsk(owners []Member, w *write) int {
+	first := -1
+	for i, m := range owners {
+		if w.tried[m.Incarnation] != nil {
+			continue
+		}
+		if m.Incarnation == n.incarnation || n.peers.healthy(m) {
+			return i
+		}
+		if first < 0 {
+			first = i
+		}
+	}
+	return first
+}
+
+// unavailable says why no owner took the write.
+func (w *write) unavailable(owners []Member) error {
+	err := fmt.Errorf("%w: no owner of the key takes the write", ErrUnavailable)
+	for _, m := range owners {
+		err = fmt.Errorf("%w; %s: %v", err, m, w.tried[m.Incarnation])
+	}
+	return err
+}
+
+// avoid notes that an owner cannot be asked.
+func (w *write) avoid(m Member, why error) {
+	if w.tried == nil {
+		w.tried = make(map[uint64]error)
+	}
+	w.tried[m.Incarnation] = why
+}
+
+// writeTo lets one owner stamp writes, and returns those for which another is
+// to be asked.
+func (n *Node) writeTo(ctx context.Context, sp *space, owner Member, writes []*write) (again []*write) {
+	if owner.Incarnation == n.incarnation {
+		n.stamp(ctx, sp, writes)
+		return nil
+	}
+	for chunk := range chunks(writes) {
+		again = append(again, n.attempt(ctx, sp, owner, chunk)...)
+	}
+	return again
+}
+
+// chunks cuts writes into requests of bounded size.
+func chunks(writes []*write) func(yield func([]*write) bool) {
+	return func(yield func([]*write) bool) {
+		for len(writes) > 0 {
+			size, i := 0, 0
+			for ; i < len(writes) && i < maxBatchItems && (i == 0 || size+len(writes[i].value) < maxBatchBytes); i++ {
+				size += len(writes[i].key) + len(writes[i].value)
+			}
+			if !yield(writes[:i]) {
+				return
+			}
+			writes = writes[i:]
+		}
+	}
+}
+
+// attempt asks one owner to stamp writes until it answered, or provably has
+// not and will not.
+func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*write) (again []*write) {
+	budget := attemptTime
+	if deadline, ok := ctx.Deadline(); ok {
+		budget = min(budget, time.Until(deadline))
+	}
+	// The budget bounds the silence of the owner, and when it may apply the
+	// writes; once it said that it is at it, it is waited for.
+	ended, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silent := time.AfterFunc(budget, cancel)
+	defer silent.Stop()
+	body := encodeWrites(sp, writes, after(n.hlc.read(), budget))
+	maybeSent := false
+	var heard atomic.Bool
+	for {
+		reply, err := n.peers.call(ended, owner, mux.Request{Op: opWrite, Body: body}, func(mux.Reply) {
+			heard.Store(true)
+			silent.Stop()
+		})
+		var call *mux.CallError
+		var remote *mux.RemoteError
+		switch {
+		case err == nil:
+			return n.takeOutcomes(owner, writes, reply)
+		case errors.As(err, &remote) && !remote.Refused():
+			fail(writes, fmt.Errorf("%w: %s: %w", ErrUnavailable, owner, remote))
+			return nil
+		case errors.As(err, &call) && call.Sent:
+			// It may have been read. Only the owner can tell: it is asked
+			// again, and knows the operation by its id.
+			maybeSent = true
+		}
+		gone := isGone(err)
+		// Only the first owner decides a conditional write: there is no other
+		// to ask, and a connection that failed is made again.
+		if (gone || !maybeSent && remote == nil && !writes[0].cond) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+			for _, w := range writes {
+				if w.cond && maybeSent {
+					w.err = fmt.Errorf("%w: %s died with the write; whether it was applied is not known", ErrUnavailable, owner)
+					continue
+				}
+				w.avoid(owner, err)
+				again = append(again, w)
+			}
+			return again
+		}
+		if ended.Err() != nil {
+			if ctx.Err() == nil {
+				n.peers.suspect(owner)
+			}
+			for _, w := range writes {
+				if w.cond {
+					w.err = fmt.Errorf("%w: %s is silent", ErrUnavailable, owner)
+					continue
+				}
+				w.avoid(owner, fmt.Errorf("silent for %v", budget))
+				again = append(again, w)
+			}
+			return again
+		}
+		if heard.Swap(false) {
+			silent.Reset(budget) // what it said before is of no use any more
+		}
+		sleep(ended, busyPause)
+	}
+}
+
+// takeOutcomes sets what an owner answered.
+func (n *Node) takeOutcomes(owner Member, writes []*write, reply mux.Reply) (again []*write) {
+	r := wire.NewReader(reply.Body)
+	if reply.Code != replyOK || r.Count(maxBatchItems, 1) != len(writes) {
+		fail(writes, fmt.Errorf("%w: %s answers a write: %s", ErrUnavailable, owner, replyText(reply.Code)))
+		return nil
+	}
+	for _, w := range writes {
+		switch kind := r.Byte(); kind {
+		case outcomeDone:
+			w.version = readVersion(&r)
+		case outcomePartial:
+			w.version = readVersion(&r)
+			w.err = readPartial(&r)
+		case outcomeElsewhere:
+			w.avoid(owner, errors.New("is not the owner in its own table"))
+			again = append(again, w)
+		case outcomeLate:
+			again = append(again, w) // its clock is ahead, and now known
+		default:
+			if w.err = readError(&r); w.err == nil {
+				w.err = fmt.Errorf("%w: %s answers a write with outcome %d", ErrUnavailable, owner, kind)
+			}
+		}
+	}
+	if r.End() != nil {
+		fail(writes, fmt.Errorf("%w: %s answers a write with something malformed", ErrUnavailable, owner))
+		return nil
+	}
+	return again
+}
+
+// Outcomes of one write in the reply to opWrite. The numbers are fixed for
+// ever.
+const (
+	outcomeDone      uint8 = iota + 1 // its version follows
+	outcomePartial                    // its version and the missing members follow
+	outcomeElsewhere                  // this node does not own the key
+	outcomeError                      // an error follows
+	outcomeLate                       // not applied: this node's clock is past the time in which it may be
+)
+
+const (
+	writeKeepTTL = 1 << iota
+	writeConditional
+)
+
+func encodeWrites(sp *space, writes []*write, until uint64) []byte {
+	size := 64
+	for _, w := range writes {
+		size += 64 + len(w.key) + len(w.value)
+	}
+	b := wire.AppendString(make([]byte, 0, size), sp.name)
+	b = wire.AppendUint64(b, until)
+	b = wire.AppendUvarint(b, uint64(len(writes)))
+	for _, w := range writes {
+		var options uint8
+		if w.keepTTL {
+			options |= writeKeepTTL
+		}
+		if w.cond {
+			options |= writeConditional
+		}
+		b = wire.AppendByte(b, options)
+		b = wire.AppendUint64(b, w.op)
+		b = wire.AppendString(b, w.key)
+		b = wire.AppendByte(b, w.flags)
+		b = wire.AppendUint16(b, w.tag)
+		b = wire.AppendDuration(b, w.ttl)
+		if w.cond {
+			b = appendVersion(b, w.base)
+		}
+		b = wire.AppendBytes(b, w.value)
+	}
+	return b
+}
+
+func decodeWrites(body []byte) (cache string, until uint64, writes []*write, err error) {
+	r := wire.NewReader(body)
+	cache, until = r.String(maxCacheName), r.Uint64()
+	writes = make([]*write, r.Count(maxBatchItems, 14))
+	for i := range writes {
+		options := r.Byte()
+		w := &write{keepTTL: options&writeKeepTTL != 0, cond: options&writeConditional != 0}
+		w.op, w.key, w.flags, w.tag, w.ttl = r.Uint64(), r.String(maxKeyBytes), r.Byte()&flagTombstone, r.Uint16(), r.Duration()
+		if w.cond {
+			w.base = readVersion(&r)
+		}
+		w.value = r.Bytes(maxValueLimit)
+		writes[i] = w
+	}
+	return cache, until, writes, r.End()
+}
+
+// serveWrite stamps writes for a peer.
+func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
+	cache, until, writes, err := decodeWrites(req.Body)
+	if err != nil {
+		return mux.Reply{Code: replyMalformed}
+	}
+	sp, err := n.store.space(cache)
+	if err != nil {
+		return errorReply(err)
+	}
+	sp.count.serverRequests.Add(1)
+	// 1. The sender gave up on this node and asked another one, whose write
+	// was overwritten since. 2. This node goes on, with the frame of before.
+	// It must not apply it then.
+	// What it applied before then it knows by its id, and answers for.
+	late := n.hlc.read() > until
+	sign := time.AfterFunc(writeSign, func() { progress(mux.Reply{Code: progressLoading}) })
+	defer sign.Stop()
+	v := n.view.Load()
+	var mine []*write
+	for _, w := range writes {
+		switch {
+		case late && !n.operations.knows(w.op):
+			w.err = errLate
+		case !v.owns(n.incarnation, shardOf(sp.keyspace, w.key)):
+			w.err = errElsewhere
+		default:
+			mine = append(mine, w)
+		}
+	}
+	ctx, cancel := n.stamping(ctx)
+	defer cancel()
+	n.stamp(ctx, sp, mine)
+	return writeReply(writes)
+}
+
+// stamping returns the context of writes that are stamped for a peer: a broken
+// connection does not end them, for the peer asks again, and they end early
+// enough for the reply to be there before the peer's caller gives up.
+func (n *Node) stamping(ctx context.Context) (context.Context, context.CancelFunc) {
+	left := operationTime
+	if deadline, ok := ctx.Deadline(); ok {
+		left = min(left, time.Until(deadline))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), left-min(left/8, maxReplyTime))
+	stop := context.AfterFunc(n.life, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+var (
+	errElsewhere = errors.New("peercache: not an owner")
+	errLate      = errors.New("peercache: the write came too late")
+)
+
+func writeReply(writes []*write) mux.Reply {
+	b := wire.AppendUvarint(nil, uint64(len(writes)))
+	for _, w := range writes {
+		var partial *PartialWriteError
+		switch {
+		case w.err == nil:
+			b = appendVersion(wire.AppendByte(b, outcomeDone), w.version)
+		case errors.As(w.err, &partial):
+			b = appendVersion(wire.AppendByte(b, outcomePartial), w.version)
+			b = appendPartial(b, partial)
+		case errors.Is(w.err, errLate):
+			b = wire.AppendByte(b, outcomeLate)
+		case errors.Is(w.err, errElsewhere):
+			b = wire.AppendByte(b, outcomeElsewhere)
+		default:
+			b = appendError(wire.AppendByte(b, outcomeError), w.err)
+		}
+	}
+	return mux.Reply{Body: b}
+}
+
+func appendPartial(b []byte, e *PartialWriteError) []byte {
+	b = wire.AppendUvarint(b, uint64(len(e.Missing)))
+	for _, m := range e.Missing {
+		b = wire.AppendUint64(b, m.Incarnation)
+		b = wire.AppendString(b, m.Name)
+		b = wire.AppendString(b, m.Addr)
+	}
+	return wire.AppendString(b, clip(e.Err.Error()))
+}
+
+func readPartial(r *wire.Reader) *PartialWriteError {
+	e := &PartialWriteError{Missing: make([]Member, r.Count(2*maxCopies, 10))}
+	for i := range e.Missing {
+		e.Missing[i] = Member{Incarnation: r.Uint64(), Name: r.String(maxNameBytes), Addr: r.String(maxAddrBytes)}
+	}
+	e.Err = &remoteError{nil, r.String(maxErrorText)}
+	return e
+}
