@@ -28,9 +28,12 @@ type Cache[V any] struct {
 
 // New makes the cache of a name on a node. It fails when the name is empty or
 // longer than 255 bytes, when the node has a cache of that name already
-// ([ErrExists]), when the options are bad, or when no codec is given and V
-// cannot be told as JSON without losing something.
+// ([ErrExists]), when the options are bad, or when no codec is given and V is of
+// a type that JSON cannot tell, or would tell as nothing.
 func New[V any](n *Node, name string, opts Options[V]) (*Cache[V], error) {
+	if n == nil {
+		return nil, fmt.Errorf("peercache: New %q: the Node is nil", name)
+	}
 	if name == "" || len(name) > maxCacheName {
 		return nil, fmt.Errorf("peercache: New: a cache's name has 1 to %d bytes, not %d", maxCacheName, len(name))
 	}

@@ -328,6 +328,9 @@ func checkHostPort(addr string) error {
 	if len(addr) > maxAddrBytes {
 		return fmt.Errorf("address %q...: longer than %d bytes", addr[:20], maxAddrBytes)
 	}
+	if strings.Contains(addr, "://") {
+		return fmt.Errorf("address %s: a URL; only host:port is wanted", addr)
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return err

@@ -391,8 +391,24 @@ func (n *Node) WaitReady(ctx context.Context) error {
 		case <-n.life.Done():
 			return ErrClosed
 		case <-ctx.Done():
-			return fmt.Errorf("peercache: wait until ready: %w", ctx.Err())
+			return fmt.Errorf("peercache: wait until ready: %w: %s", ctx.Err(), n.unready())
 		}
+	}
+}
+
+// unready says for people why the node is not ready.
+func (n *Node) unready() string {
+	switch left := n.handoff.unfilledCount(); {
+	case n.cfg.Client:
+		return "no active member is known"
+	case n.skew.off():
+		return "this node's clock is too far from the others'"
+	case !n.cfg.alone() && !n.announced.Load():
+		return "not announced: the node does not answer at the address it would advertise"
+	case left > 0:
+		return fmt.Sprintf("%d shards are still to be filled", left)
+	default:
+		return "the node is " + n.Self().State.String()
 	}
 }
 

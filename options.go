@@ -51,7 +51,7 @@ type Options[V any] struct {
 
 	// Codec translates values to bytes. Nil: []byte and string as they are,
 	// values that implement encoding.BinaryMarshaler and BinaryUnmarshaler so,
-	// all others as JSON.
+	// all others as JSON, which leaves unexported fields out.
 	Codec Codec[V]
 
 	// Clone copies a value. With it every caller gets a value of its own, as
