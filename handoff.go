@@ -118,10 +118,10 @@ func (h *handoff) follow(before, after *view) (lost bool) {
 		was, is := h.state[shard].Load() != shardForeign, after.holds(h.n.incarnation, shard)
 		switch {
 		case is && !was:
-			h.gainLocked(shard, before, after)
+			h.gainLocked(shard, before, after, met)
 		case is && len(met) > 0:
 			// The other side had the shard as well, and both were written to.
-			h.from[shard] = &filling{former: met}
+			h.fillLocked(shard, met)
 			h.state[shard].CompareAndSwap(shardFilled, shardUnfilled)
 		case was && !is:
 			lost = true
@@ -150,7 +150,8 @@ func metActive(before, after *view, self uint64) (met []Member) {
 }
 
 // gainLocked begins to fill a shard, unless there is nobody to fill it from.
-func (h *handoff) gainLocked(shard int, before, after *view) {
+// met are the members of another side, who may have had it there.
+func (h *handoff) gainLocked(shard int, before, after *view, met []Member) {
 	if _, kept := h.lost[shard]; kept {
 		// What is left of an earlier ownership may be old: begin empty.
 		delete(h.lost, shard)
@@ -162,8 +163,17 @@ func (h *handoff) gainLocked(shard int, before, after *view) {
 		h.state[shard].Store(shardFilled)
 		return
 	}
-	h.from[shard] = &filling{former: former}
+	h.fillLocked(shard, append(former, met...))
 	h.state[shard].Store(shardUnfilled)
+}
+
+// fillLocked begins to fill a shard anew, from those as well from whom it was
+// being filled already: sides of a split meet member by member.
+func (h *handoff) fillLocked(shard int, former []Member) {
+	if f := h.from[shard]; f != nil {
+		former = slices.Concat(f.former, former)
+	}
+	h.from[shard] = &filling{former: former}
 }
 
 // stale marks all shards that this node owns as perhaps outdated.
