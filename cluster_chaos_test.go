@@ -1,6 +1,7 @@
 package peercache_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -33,7 +34,8 @@ func chaos(c *peercachetest.Cluster, random *rand.Rand, n int, frozen []bool) st
 		c.Vanish(i)
 		return fmt.Sprint("vanish ", i)
 	case what == 2:
-		c.Shutdown(i)
+		_ = c.Nodes[i].Shutdown(context.Background()) // nobody may be there to take over
+		c.Kill(i)
 		return fmt.Sprint("shut down ", i)
 	case what == 3:
 		c.Restart(i)

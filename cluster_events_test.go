@@ -137,7 +137,7 @@ func TestSlowCallbackDelaysNobody(t *testing.T) {
 			}
 		})
 		c.Kill(1)
-		require.LessOrEqual(t, c.WaitAgree(), deathKnown)
+		waitTables(c, deathKnown, c.Running()...)
 		d.read()
 		c.Shutdown(2)
 		require.LessOrEqual(t, c.WaitAgree(), leftKnown)

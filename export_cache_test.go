@@ -7,10 +7,9 @@ import (
 
 // What tests may know of the cache's inside.
 const (
-	MaxKeyBytes   = maxKeyBytes
-	AttemptTime   = attemptTime
-	FillDelay     = fillDelay
-	TombstoneTime = tombstoneTime
+	MaxKeyBytes = maxKeyBytes
+	AttemptTime = attemptTime
+	FillDelay   = fillDelay
 )
 
 // Dump returns what the node holds of a cache in the shards that it owns, by
@@ -66,18 +65,6 @@ func (n *Node) ExpiresIn(cache, key string) (time.Duration, bool) {
 
 // Filled reports whether no shard of the node has yet to be filled.
 func (n *Node) Filled() bool { return n.handoff.unfilledCount() == 0 }
-
-// Forget drops what the node holds of a key, as an eviction would.
-func (n *Node) Forget(cache, key string) {
-	sp, err := n.store.space(cache)
-	if err != nil {
-		return
-	}
-	n.store.lru.Remove(sp.key(key))
-	if f := sp.face.Load(); f != nil {
-		f.forgetAll()
-	}
-}
 
 // FlightsUnderWay returns how many loads can be joined on this node.
 func (n *Node) FlightsUnderWay() int {

@@ -52,6 +52,7 @@ type table struct {
 	members []ringMember // sorted by incarnation
 	copies  int          // length of every owner list: the copies asked for, or all members if there are fewer
 	flat    []uint16     // owner lists of all shards, one after the other
+	counts  [][2]int     // by member: the shards that it owns, and those of them whose primary it is
 	sum     uint64
 }
 
@@ -78,6 +79,13 @@ func newTable(algorithm uint8, copies int, members []ringMember) *table {
 	t.members = t.members[:min(len(t.members), maxRingMembers)]
 	if t.copies = min(max(copies, 1), len(t.members)); t.copies > 0 {
 		t.flat = placeShards(t.members, t.copies) // by the only algorithm yet
+	}
+	t.counts = make([][2]int, len(t.members))
+	for p, o := range t.flat {
+		t.counts[o][0]++
+		if p%t.copies == 0 {
+			t.counts[o][1]++
+		}
 	}
 	return t
 }
@@ -158,15 +166,7 @@ func (t *table) count(incarnation uint64) (copies, primaries int) {
 	if !ok {
 		return 0, 0
 	}
-	for p, o := range t.flat {
-		if int(o) == i {
-			copies++
-			if p%t.copies == 0 {
-				primaries++
-			}
-		}
-	}
-	return copies, primaries
+	return t.counts[i][0], t.counts[i][1]
 }
 
 // A shardChange is a shard whose owners differ between two tables, as incarnations, the primary first. A change of order

@@ -164,7 +164,7 @@ func TestSecretIsRotated(t *testing.T) {
 				current = step
 				c.Start(i)
 				c.WaitAgree()
-				time.Sleep(time.Minute) // heartbeats and seeds go on
+				time.Sleep(20 * time.Second) // heartbeats and seeds go on
 				require.Zero(t, c.WaitAgree(), "node %d with %v", i, step)
 				for _, n := range c.Nodes {
 					for _, s := range n.Stats().Seeds {
