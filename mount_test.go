@@ -123,6 +123,7 @@ func TestMountedNodeBeforeItsServerServes(t *testing.T) {
 			require.Error(t, n.Stats().AnnounceErr)
 			require.NoError(t, n.Stats().Seeds[0].Err)
 		}
+		eventually(t, "it has tried", func() bool { return n.Stats().AnnounceErr != nil })
 		asks()
 		require.ErrorContains(t, n.Stats().AnnounceErr, "peercache: Advertise 10.1.0.1:80: ")
 		require.ErrorContains(t, n.Stats().AnnounceErr, "connection refused")
