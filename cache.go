@@ -86,6 +86,7 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
 	c.n.pauses.look()
 	if v, ok := c.near.get(hash, key); ok {
 		c.sp.count.nearHits.add(hash, 1)
+		c.n.heat.noteNear(hash)
 		return c.handOut(v), nil
 	}
 	c.sp.count.gets.Add(1)
@@ -103,6 +104,7 @@ func (c *Cache[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 	c.n.pauses.look()
 	if v, ok := c.near.get(hash, key); ok {
 		c.sp.count.nearHits.add(hash, 1)
+		c.n.heat.noteNear(hash)
 		return c.handOut(v), true, nil
 	}
 	c.sp.count.gets.Add(1)
@@ -341,6 +343,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 		hash := hashOf(c.sp.keyspace, key)
 		if v, ok := c.near.get(hash, key); ok {
 			c.sp.count.nearHits.add(hash, 1)
+			c.n.heat.noteNear(hash)
 			values[key] = c.handOut(v)
 			continue
 		}

@@ -225,8 +225,13 @@ func (n *Node) serveFloor(req mux.Request) mux.Reply {
 func (n *Node) clearHere(sp *space, floor Version, shards []int) {
 	cleared := make(map[int]bool, len(shards))
 	for _, shard := range shards {
-		n.store.clear(sp, shard, floor)
-		cleared[shard] = true
+		if n.store.clear(sp, shard, floor) {
+			cleared[shard] = true
+			n.vectors.touch(shard)
+		}
+	}
+	if len(cleared) == 0 {
+		return
 	}
 	if f := sp.face.Load(); f != nil {
 		f.forgetAll()

@@ -118,10 +118,10 @@ func (s *stages) end(key flightKey, op uint64) {
 
 // applyStaged is store.apply for what a stamper sent: a write below a version
 // that is staged has to go past it.
-func (n *Node) applyStaged(sp *space, key string, op uint64, e entry) (held order, applied bool, err error) {
+func (n *Node) applyStaged(sp *space, key string, op uint64, e entry) (held standing, applied bool, err error) {
 	k := flightKey{sp.id, key}
 	if bar, ok := n.stages.bars(k, op, &e); ok {
-		return order{bar, bar}, false, nil
+		return standing{order: order{bar, bar}}, false, nil
 	}
 	held, applied, err = n.store.apply(sp, key, e, fromRequest)
 	if op != 0 {
@@ -179,11 +179,12 @@ func (n *Node) decide(ctx context.Context, sp *space, w *write) error {
 		return err
 	}
 	if !applied {
-		n.hlc.observe(held.v.time)
+		n.hlc.observe(held.order.v.time)
 		return ErrConflict
 	}
 	w.version = stamp
-	return n.spread(ctx, []stamped{{sp, w.key, w.op, e}}).errorOf(0)
+	number := n.vectors.number(shardOf(sp.keyspace, w.key))
+	return n.spread(ctx, []stamped{{sp: sp, key: w.key, op: w.op, number: number, entry: e}}).errorOf(0)
 }
 
 // meetsCondition reports whether the key's version is the write's base, and
@@ -197,7 +198,7 @@ func (n *Node) meetsCondition(sp *space, w *write, e *entry) (base order, ok boo
 		return old.order, old.version() == w.base
 	}
 	// Absent: deleted, expired, remembered as absent, or never there.
-	return n.store.order(sp, w.key), w.base.IsZero()
+	return n.store.standing(sp, w.key).order, w.base.IsZero()
 }
 
 // version is the version of an entry as callers see it: that of a write is
@@ -281,7 +282,10 @@ func (n *Node) servePrepare(_ context.Context, from mux.Identity, req mux.Reques
 	if !n.hlc.observe(stamp.time) || !n.stages.put(flightKey{sp.id, key}, stage{op: op, version: stamp}) {
 		return errorReply(fmt.Errorf("%w: too many conditional writes at once, or a clock far ahead", ErrUnavailable))
 	}
-	if held := n.store.order(sp, key); held.compare(base) > 0 {
+	// A floor says only that something at or below it was forgotten here; but
+	// this node takes no write below it.
+	held := n.store.standing(sp, key)
+	if held.order.compare(base) > 0 && (held.entry || held.order.w.Compare(stamp) >= 0) {
 		n.stages.end(flightKey{sp.id, key}, op)
 		return errorReply(ErrConflict)
 	}

@@ -18,6 +18,7 @@ type entry struct {
 	order   order
 	expires time.Duration // on the node's clock; 0: never
 	flags   uint8
+	heat    uint8  // how well it has earned its place; lru.Meta.Heat
 	tag     uint16 // the codec's id
 	value   []byte
 }
@@ -27,7 +28,7 @@ type entry struct {
 func (e *entry) there() bool { return e.flags&(flagTombstone|flagNegative) == 0 }
 
 func (e *entry) meta() lru.Meta {
-	return lru.Meta{Version: e.order.lru(), Expires: e.expires, Tag: e.tag, Flags: e.flags}
+	return lru.Meta{Version: e.order.lru(), Expires: e.expires, Tag: e.tag, Flags: e.flags, Heat: e.heat}
 }
 
 func entryOf(m lru.Meta, value []byte) entry {

@@ -2,22 +2,13 @@ package peercache
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/peercache/peercache/internal/mux"
-	"github.com/peercache/peercache/internal/wire"
-	"github.com/peercache/peercache/lru"
 )
 
 const (
-	syncShards    = 32                    // in one request at most
-	syncBytes     = 2 << 20               // in one reply, unless one entry alone is larger
 	syncTimeout   = 10 * time.Second      // of one request
 	syncRetry     = 20 * time.Millisecond // doubles up to lastSyncRetry
 	lastSyncRetry = 500 * time.Millisecond
@@ -30,33 +21,53 @@ const (
 	shardForeign  uint32 = iota // nothing: it is not an owner
 	shardFilled                 // all that it should
 	shardUnfilled               // what came since it became an owner, and what it has copied so far
-	shardStale                  // perhaps not what was written while it was paused
+	shardStale                  // perhaps not all that was written: it was paused, or missed a write
 )
 
 // handoff fills the shards that this node has come to own from those who had
-// them, and drops those that it owns no more.
+// them, mends those of which it missed something, and drops those that it owns
+// no more.
 type handoff struct {
 	n     *Node
 	state [shardCount]atomic.Uint32
-	wake  chan struct{} // holds a token when there is something to fill
-	met   signal        // fired when the others were asked for after a pause
+	fills round  // of the shards that have to be heard of from all
+	mends round  // of those of which something was missed
+	met   signal // fired when the others were asked for after a pause
+	pace  pace   // of what others copy from here
 
-	alone atomic.Bool // after a pause, until then: who is in the view may have lost sight of this node, or it of them
+	alone          atomic.Bool // after a pause, until then: who is in the view may have lost sight of this node, or it of them
+	merges         atomic.Int64
+	received, sent atomic.Int64 // bytes
 
 	mu     sync.Mutex
-	from   map[int]*filling      // guarded by mu; the shards being filled
+	from   map[int]*filling      // guarded by mu; the shards being filled or mended
 	lost   map[int]time.Duration // guarded by mu; shards owned no more, and since when
 	serial uint64                // guarded by mu; of the view that was followed last
-	bytes  atomic.Int64          // received
 }
 
-// A filling is one attempt to fill a shard, from when the node came to own it.
+// A filling is one attempt to fill a shard, from when the node came to own it,
+// or to mend it.
 type filling struct {
-	former []Member // who else may have it: its owners before, or another side's
+	fresh  bool     // the node had nothing of the shard
+	all    bool     // all holders have to be heard, and not only those in former
+	former []Member // who else may have it: its owners before, another side's, or who has what was missed
+}
+
+// A round is what fills shards, or what mends them: neither waits for the
+// other.
+type round struct {
+	mend bool
+	wake chan struct{} // holds a token when there is something to do
 }
 
 func newHandoff(n *Node) *handoff {
-	return &handoff{n: n, wake: make(chan struct{}, 1), from: make(map[int]*filling), lost: make(map[int]time.Duration)}
+	return &handoff{
+		n:     n,
+		fills: round{wake: make(chan struct{}, 1)},
+		mends: round{mend: true, wake: make(chan struct{}, 1)},
+		from:  make(map[int]*filling),
+		lost:  make(map[int]time.Duration),
+	}
 }
 
 // filled reports whether this node holds all of a shard that it should.
@@ -77,7 +88,7 @@ func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) 
 		case <-ctx.Done():
 		}
 	}
-	h.n.copyFromCoOwners(ctx, sp, key, stale)
+	h.n.copyFromCoOwners(ctx, sp, key, stale && h.fromAll(shard))
 }
 
 // reunite asks for the others after a pause, before what this node holds is
@@ -114,6 +125,9 @@ func (h *handoff) follow(before, after *view) (lost bool) {
 	defer h.mu.Unlock()
 	now := h.n.clock.Elapsed()
 	met := metActive(before, after, h.n.incarnation)
+	if len(met) > 0 {
+		h.merges.Add(1)
+	}
 	for shard := range shardCount {
 		was, is := h.state[shard].Load() != shardForeign, after.holds(h.n.incarnation, shard)
 		switch {
@@ -121,7 +135,7 @@ func (h *handoff) follow(before, after *view) (lost bool) {
 			h.gainLocked(shard, before, after, met)
 		case is && len(met) > 0:
 			// The other side had the shard as well, and both were written to.
-			h.fillLocked(shard, met)
+			h.fillLocked(shard, filling{all: true, former: met})
 			h.state[shard].CompareAndSwap(shardFilled, shardUnfilled)
 		case was && !is:
 			lost = true
@@ -150,30 +164,86 @@ func metActive(before, after *view, self uint64) (met []Member) {
 }
 
 // gainLocked begins to fill a shard, unless there is nobody to fill it from.
-// met are the members of another side, who may have had it there.
+// What is left of an earlier ownership stays: it is not older than the grace,
+// and compared with what the others have as after an absence. met are the
+// members of another side, who may have had it there.
 func (h *handoff) gainLocked(shard int, before, after *view, met []Member) {
-	if _, kept := h.lost[shard]; kept {
-		// What is left of an earlier ownership may be old: begin empty.
-		delete(h.lost, shard)
-		h.n.store.drop(shard)
-	}
+	_, kept := h.lost[shard]
+	delete(h.lost, shard)
 	self := func(m Member) bool { return m.Incarnation == h.n.incarnation }
 	former := slices.DeleteFunc(before.holdersOf(shard), self)
 	if len(former) == 0 && len(slices.DeleteFunc(after.holdersOf(shard), self)) == 0 {
 		h.state[shard].Store(shardFilled)
 		return
 	}
-	h.fillLocked(shard, append(former, met...))
+	h.fillLocked(shard, filling{fresh: !kept && len(met) == 0, all: true, former: append(former, met...)})
 	h.state[shard].Store(shardUnfilled)
 }
 
 // fillLocked begins to fill a shard anew, from those as well from whom it was
 // being filled already: sides of a split meet member by member.
-func (h *handoff) fillLocked(shard int, former []Member) {
+func (h *handoff) fillLocked(shard int, now filling) {
 	if f := h.from[shard]; f != nil {
-		former = slices.Concat(f.former, former)
+		now.all = now.all || f.all
+		now.fresh = now.fresh && f.fresh
+		for _, m := range f.former {
+			if !contains(now.former, m.Incarnation) {
+				now.former = append(now.former, m)
+			}
+		}
 	}
-	h.from[shard] = &filling{former: former}
+	h.from[shard] = &now
+}
+
+func contains(members []Member, incarnation uint64) bool {
+	return slices.ContainsFunc(members, func(m Member) bool { return m.Incarnation == incarnation })
+}
+
+// behind notes that another holder of shards has something of them that this
+// node has not. Until it has, it does not serve them without asking there.
+func (h *handoff) behind(ahead Member, shards []int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.n.view.Load()
+	for _, shard := range shards {
+		if f := h.from[shard]; f != nil && (f.all || contains(f.former, ahead.Incarnation)) || !v.holds(h.n.incarnation, shard) {
+			continue
+		}
+		h.fillLocked(shard, filling{former: []Member{ahead}})
+		h.state[shard].CompareAndSwap(shardFilled, shardStale)
+	}
+	h.wakeUp()
+}
+
+// keepForAWhile notes that something came of a shard that this node does not
+// hold: by who sees another table, or who takes this node for a stand-in.
+func (h *handoff) keepForAWhile(shard int) {
+	if h.state[shard].Load() != shardForeign {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, kept := h.lost[shard]; !kept && h.state[shard].Load() == shardForeign {
+		h.lost[shard] = h.n.clock.Elapsed()
+	}
+}
+
+// fromAll reports whether all who hold a shard have to be heard before it is
+// good again.
+func (h *handoff) fromAll(shard int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.from[shard]
+	return f == nil || f.all
+}
+
+// isFresh reports whether this node has nothing of a shard but what it copied
+// and what came since it became an owner.
+func (h *handoff) isFresh(shard int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.from[shard]
+	return f != nil && f.fresh
 }
 
 // stale marks all shards that this node owns as perhaps outdated.
@@ -184,35 +254,39 @@ func (h *handoff) stale() {
 	for shard := range shardCount {
 		if v.holds(h.n.incarnation, shard) {
 			h.state[shard].CompareAndSwap(shardFilled, shardStale)
-			if h.from[shard] == nil {
-				h.from[shard] = &filling{}
-			}
+			h.fillLocked(shard, filling{all: true})
 		}
 	}
 	h.alone.Store(true)
 }
 
 func (h *handoff) wakeUp() {
-	select {
-	case h.wake <- struct{}{}:
-	default:
+	for _, r := range []*round{&h.fills, &h.mends} {
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// sources lists who may hold something of a shard that this node is filling:
-// the other owners now, and those who owned it before.
+// sources lists who may hold something of a shard that this node is filling or
+// mending: the other owners now, and those who owned it before; or those who
+// have what it missed.
 func (h *handoff) sources(shard int) []Member {
 	v := h.n.view.Load()
 	h.mu.Lock()
-	var former []Member
-	if f := h.from[shard]; f != nil {
-		former = f.former
-	}
+	f := h.from[shard]
 	h.mu.Unlock()
+	var asked []Member
+	if f == nil || f.all {
+		asked = v.holdersOf(shard)
+	}
+	if f != nil {
+		asked = append(asked, f.former...)
+	}
 	var sources []Member
-	for _, m := range append(v.holdersOf(shard), former...) {
-		known := slices.ContainsFunc(sources, func(s Member) bool { return s.Incarnation == m.Incarnation })
-		if _, living := v.find(m.Incarnation); living && !known && m.Incarnation != h.n.incarnation {
+	for _, m := range asked {
+		if _, living := v.find(m.Incarnation); living && m.Incarnation != h.n.incarnation && !contains(sources, m.Incarnation) {
 			sources = append(sources, m)
 		}
 	}
@@ -220,18 +294,30 @@ func (h *handoff) sources(shard int) []Member {
 }
 
 // unfilledCount returns how many shards are being filled.
-func (h *handoff) unfilledCount() int {
+func (h *handoff) unfilledCount() (count int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.from {
+		if f.all {
+			count++
+		}
+	}
+	return count
+}
+
+// syncingCount returns how many shards are being filled or mended.
+func (h *handoff) syncingCount() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.from)
 }
 
-// run fills and drops shards until ctx ends.
-func (h *handoff) run(ctx context.Context) {
+// run fills or mends shards until ctx ends.
+func (h *handoff) run(ctx context.Context, r *round) {
 	retry := syncRetry
 	for {
 		pause := dropGrace
-		if h.fill(ctx) {
+		if h.fill(ctx, r) {
 			retry = syncRetry
 		} else {
 			pause, retry = retry, min(2*retry, lastSyncRetry)
@@ -242,7 +328,7 @@ func (h *handoff) run(ctx context.Context) {
 		case <-ctx.Done():
 			timer.Stop()
 			return
-		case <-h.wake:
+		case <-r.wake:
 			timer.Stop()
 			retry = syncRetry
 		case <-timer.C:
@@ -253,8 +339,8 @@ func (h *handoff) run(ctx context.Context) {
 // fill asks every source for the shards that are not filled, and marks those
 // as filled of which all living sources gave all. It returns whether none is
 // left.
-func (h *handoff) fill(ctx context.Context) bool {
-	shards, ok := h.toFill()
+func (h *handoff) fill(ctx context.Context, r *round) bool {
+	shards, ok := h.toFill(r)
 	if !ok || len(shards) == 0 {
 		return ok
 	}
@@ -292,9 +378,9 @@ func (h *handoff) fill(ctx context.Context) bool {
 	return h.mark(shards, open)
 }
 
-// toFill lists the shards to be filled. ok is false while it is not known
-// from whom.
-func (h *handoff) toFill() (shards map[int]*filling, ok bool) {
+// toFill lists the shards of a round. ok is false while it is not known from
+// whom they are to be filled.
+func (h *handoff) toFill(r *round) (shards map[int]*filling, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	// 1. follow marks a shard. 2. The sources are looked up in the view from
@@ -302,284 +388,34 @@ func (h *handoff) toFill() (shards map[int]*filling, ok bool) {
 	if h.alone.Load() || h.n.view.Load().serial < h.serial {
 		return nil, false
 	}
-	return maps.Clone(h.from), true
+	shards = make(map[int]*filling)
+	for shard, f := range h.from {
+		if f.all != r.mend {
+			shards[shard] = f
+		}
+	}
+	return shards, true
 }
 
-// mark notes the shards that no source has yet to give. One that was lost and
-// gained again meanwhile is another filling: what was copied is gone.
+// mark notes the shards that no source has yet to give. One of which it became
+// known meanwhile that others have something of it is another filling.
 func (h *handoff) mark(shards map[int]*filling, open map[int]int) (all bool) {
+	all = true
 	h.mu.Lock()
 	for shard, f := range shards {
-		if h.from[shard] == f && open[shard] == 0 {
+		switch {
+		case open[shard] > 0:
+			all = false
+		case h.from[shard] == f:
 			delete(h.from, shard)
 			h.state[shard].Store(shardFilled)
 		}
 	}
-	all = len(h.from) == 0
 	h.mu.Unlock()
 	if all {
 		h.n.viewSignal.fire() // WaitReady looks again
 	}
 	return all
-}
-
-// fetchFrom copies shards from one source, and calls given for each that the
-// source has given wholly, or that a source which is gone will never give.
-func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, given func(int)) {
-	for len(shards) > 0 {
-		batch := shards[:min(len(shards), syncShards)]
-		done, err := h.fetchBatch(ctx, source, batch)
-		if isGone(err) {
-			for _, shard := range shards {
-				given(shard)
-			}
-			return
-		}
-		if err != nil {
-			return
-		}
-		for _, shard := range batch[:done] {
-			given(shard)
-		}
-		shards = shards[done:]
-		if done == 0 {
-			return // the source sees another table yet
-		}
-	}
-}
-
-// fetchBatch copies some shards, and returns how many of them are complete.
-func (h *handoff) fetchBatch(ctx context.Context, source Member, shards []int) (done int, err error) {
-	var after uint64
-	for done < len(shards) {
-		page, err := h.fetchPage(ctx, source, shards[done:], after)
-		if err != nil {
-			return done, err
-		}
-		if page.refused {
-			return done, nil
-		}
-		done += page.done
-		after = page.after
-	}
-	return done, nil
-}
-
-// A syncPage is a part of what a source holds of some shards.
-type syncPage struct {
-	refused bool   // the source does not see this node as an owner yet
-	done    int    // how many of the shards are complete with this page
-	after   uint64 // of the next shard, the hash where to go on
-}
-
-func (h *handoff) fetchPage(ctx context.Context, source Member, shards []int, after uint64) (p syncPage, err error) {
-	n := h.n
-	b := wire.AppendUint64(nil, after)
-	b = wire.AppendUvarint(b, uint64(len(shards)))
-	for _, shard := range shards {
-		b = wire.AppendUint16(b, uint16(shard))
-	}
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
-	defer cancel()
-	reply, err := n.peers.call(ctx, source, mux.Request{Op: opSync, Body: b}, nil)
-	if err != nil {
-		return p, err
-	}
-	if reply.Code == replyNotOwner {
-		return syncPage{refused: true}, nil
-	}
-	if reply.Code != replyOK {
-		return p, replyFailure(reply)
-	}
-	h.bytes.Add(int64(len(reply.Body)))
-	return n.readSync(reply.Body, source.Incarnation, len(shards))
-}
-
-// serveSync gives a peer what this node holds of shards that the peer owns,
-// tombstones and floors included. The peer must be an owner in this node's
-// view: from then on what is written here is sent to it as well, so that
-// nothing falls between the copy and the writes.
-func (n *Node) serveSync(_ context.Context, from mux.Identity, req mux.Request) mux.Reply {
-	r := wire.NewReader(req.Body)
-	after := r.Uint64()
-	shards := make([]int, r.Count(syncShards, 2))
-	for i := range shards {
-		if shards[i] = int(r.Uint16()); shards[i] >= shardCount {
-			r.Fail("shard")
-		}
-	}
-	if r.End() != nil {
-		return mux.Reply{Code: replyMalformed}
-	}
-	v := n.view.Load()
-	for _, shard := range shards {
-		if !v.holds(from.Incarnation, shard) {
-			return mux.Reply{Code: replyNotOwner}
-		}
-	}
-	done, next := 0, uint64(0)
-	t := n.timer(0)
-	var body []byte
-	for _, shard := range shards {
-		body = n.appendFloors(body, shard)
-		if body, next = n.appendShard(body, t, shard, after); next != 0 {
-			break
-		}
-		after = 0
-		if done++; len(body) > syncBytes {
-			break
-		}
-	}
-	head := wire.AppendUvarint(nil, uint64(done))
-	return mux.Reply{Body: wire.AppendUint64(head, next), Tail: body}
-}
-
-const (
-	syncFloors uint8 = iota + 1 // floors of a shard follow
-	syncEntry                   // an entry follows
-)
-
-func (n *Node) appendFloors(b []byte, shard int) []byte {
-	f := n.store.floors[shard].Load()
-	if f == nil {
-		return b
-	}
-	b = wire.AppendByte(b, syncFloors)
-	b = wire.AppendUint16(b, uint16(shard))
-	b = appendVersion(b, f.gc)
-	b = wire.AppendUvarint(b, uint64(len(f.clear)))
-	for space, floor := range f.clear {
-		b = wire.AppendString(b, n.store.spaceOf(space).name)
-		b = appendVersion(b, floor)
-	}
-	return b
-}
-
-// appendShard appends a shard's entries whose mixed hash is at or above after.
-// When they are too many for a page, it appends those below some hash, which
-// it returns, and 0 when it appended all.
-func (n *Node) appendShard(b []byte, t timer, shard int, after uint64) (page []byte, next uint64) {
-	limit := uint64(0) // none
-	for {
-		page = b
-		over := false
-		for it := n.store.lru.Iterate(uint16(shard)); it.Next(); {
-			e := it.Entry()
-			place := syncPlace(e)
-			if place < after || limit != 0 && place >= limit {
-				continue
-			}
-			if len(page)-len(b) > 0 && len(page)-len(b)+len(e.Value) > syncBytes && (limit == 0 || limit-after > 1) {
-				over = true
-				break
-			}
-			held := entryOf(e.Meta, e.Value)
-			page = wire.AppendByte(page, syncEntry)
-			page = wire.AppendString(page, n.store.spaceOf(e.Space).name)
-			page = wire.AppendBytes(page, e.Bytes)
-			page = t.appendEntry(page, &held)
-		}
-		if !over {
-			return page, limit
-		}
-		if limit == 0 {
-			limit = syncPlaces
-		}
-		limit = after + max((limit-after)/2, 1)
-	}
-}
-
-// syncPlaces is how finely a shard is cut into pages.
-const syncPlaces = 1 << 32
-
-func syncPlace(e lru.Entry) uint64 { return e.Hash & (syncPlaces - 1) }
-
-// readSync takes a page in.
-func (n *Node) readSync(body []byte, source uint64, shards int) (p syncPage, err error) {
-	r := wire.NewReader(body)
-	p.done, p.after = int(r.Uvarint()), r.Uint64()
-	if p.done > shards || p.done == 0 && p.after == 0 {
-		r.Fail("page of a sync")
-	}
-	t := n.timer(source)
-	for r.Err() == nil && r.Len() > 0 {
-		switch r.Byte() {
-		case syncFloors:
-			shard, gc := int(r.Uint16()), readVersion(&r)
-			count := r.Count(maxSpaces, 17)
-			for range count {
-				name, floor := r.String(maxCacheName), readVersion(&r)
-				sp, err := n.store.space(name)
-				if r.Err() != nil || err != nil || shard >= shardCount {
-					break
-				}
-				n.clearHere(sp, floor, []int{shard})
-			}
-			if r.Err() == nil && shard < shardCount {
-				n.store.raiseGC(shard, gc)
-			}
-		case syncEntry:
-			name, key := r.String(maxCacheName), r.String(maxKeyBytes)
-			e := t.readEntry(&r)
-			sp, err := n.store.space(name)
-			if r.Err() != nil || err != nil || !n.hlc.observe(e.order.v.time) {
-				continue
-			}
-			n.store.apply(sp, key, e, fromSync) // an error: too large for this node's bound, and so not kept
-		default:
-			r.Fail("record of a sync")
-		}
-	}
-	return p, r.Err()
-}
-
-// handOver waits until every other member that will own what this node owns
-// holds it. The node has announced that it is leaving.
-func (h *handoff) handOver(ctx context.Context) error {
-	var wait sync.WaitGroup
-	members := h.n.peers.members()
-	errs := make([]error, len(members))
-	for i, m := range members {
-		wait.Go(func() { errs[i] = h.askSettled(ctx, m) })
-	}
-	wait.Wait()
-	return errors.Join(errs...)
-}
-
-// askSettled waits until one member holds what it will own.
-func (h *handoff) askSettled(ctx context.Context, m Member) error {
-	for {
-		if _, living := h.n.view.Load().find(m.Incarnation); !living {
-			return nil
-		}
-		attempt, cancel := context.WithTimeout(ctx, syncTimeout)
-		reply, err := h.n.peers.call(attempt, m, mux.Request{Op: opSettled}, nil)
-		cancel()
-		switch {
-		case err == nil && reply.Code == replyOK || isGone(err):
-			return nil
-		case ctx.Err() != nil:
-			return fmt.Errorf("peercache: %s has not taken over all shards: %w", m, ctx.Err())
-		}
-		sleep(ctx, syncRetry)
-	}
-}
-
-// serveSettled answers a leaving member once this node has seen that it
-// leaves and has filled its shards.
-func (n *Node) serveSettled(ctx context.Context, from mux.Identity) mux.Reply {
-	for {
-		changed := n.viewSignal.next()
-		m, listed := n.view.Load().find(from.Incarnation)
-		if !listed || m.State == MemberLeaving && n.handoff.unfilledCount() == 0 {
-			return mux.Reply{}
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return mux.Reply{Code: replySame}
-		}
-	}
 }
 
 // dropLost empties shards that have not been owned for a while.
@@ -591,6 +427,7 @@ func (h *handoff) dropLost() {
 		if now-since > dropGrace {
 			delete(h.lost, shard)
 			h.n.store.drop(shard)
+			h.n.vectors.drop(shard)
 		}
 	}
 }

@@ -54,6 +54,10 @@ type Node struct {
 	operations *operations
 	stages     *stages
 	handoff    *handoff
+	vectors    *vectors
+	compares   *compares
+	heat       *heat
+	serving    atomic.Int64 // requests of peers under way
 	hedges     atomic.Int64
 
 	peers      *peers
@@ -97,7 +101,10 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.spawn(n.loop)
 	n.spawn(func(ctx context.Context) { n.events.run(ctx, n.reportPanic) })
 	n.spawn(n.pauses.run)
-	n.spawn(n.handoff.run)
+	n.spawn(func(ctx context.Context) { n.handoff.run(ctx, &n.handoff.fills) })
+	n.spawn(func(ctx context.Context) { n.handoff.run(ctx, &n.handoff.mends) })
+	n.spawn(n.compares.run)
+	n.spawn(n.heat.run)
 	if listener != nil {
 		n.serveOn(listener)
 	}
@@ -165,6 +172,9 @@ func newNode(cfg Config, listener net.Listener) (*Node, error) {
 	n.fills.n = n
 	n.operations, n.stages = newOperations(n.clock.Elapsed), newStages(n.clock.Elapsed)
 	n.handoff = newHandoff(n)
+	n.vectors = &vectors{self: n.incarnation}
+	n.compares, n.heat = newCompares(n), newHeat(n)
+	n.store.used = n.heat.note
 	n.maxSize.Store(cfg.MaxBytes)
 	n.ended = make(chan struct{})
 	n.life, n.stop = context.WithCancel(context.Background())

@@ -24,6 +24,8 @@ const (
 	opFloor   = 10 // clear floors that their stamper sends to the other owners
 	opSync    = 11 // all that is held of some shards
 	opSettled = 12 // nothing: answered when the asker, who is leaving, is needed no more
+	opCompare = 13 // how far the asker is with shards that both hold
+	opHot     = 14 // keys that were read where reads go
 )
 
 // Codes of replies. The numbers are fixed for ever.
@@ -55,6 +57,8 @@ func replyText(code uint8) string {
 // serve answers a peer's request.
 func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
 	n.hlc.observe(req.Fields.Clock)
+	n.serving.Add(1)
+	defer n.serving.Add(-1)
 	var reply mux.Reply
 	switch req.Op {
 	case opView:
@@ -80,6 +84,10 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 		reply = n.serveSettled(ctx, from)
 	case opSync:
 		reply = n.serveSync(ctx, from, req)
+	case opCompare:
+		reply = n.serveCompare(from, req)
+	case opHot:
+		reply = n.serveHot(req)
 	default:
 		return mux.Reply{Code: replyUnsupported}
 	}

@@ -92,7 +92,11 @@ func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) {
 	for ctx.Err() == nil {
 		got, err := n.callGet(ctx, m, sp, key, getLookup, false, nil)
 		if err == nil && got.held {
-			n.store.apply(sp, key, got.entry, fromSync)
+			from := fromOther
+			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
+				from = fromAhead
+			}
+			n.store.apply(sp, key, got.entry, from)
 		}
 		if err == nil || isGone(err) {
 			return
@@ -197,14 +201,7 @@ func (n *Node) finishLoad(sp *space, key string, f *flight, l loaded) result {
 		return result{err: l.err}
 	}
 	e, keep := n.entryOfLoad(l, order{f.base, f.v})
-	kept := false
-	if keep && f.mayKeep() {
-		if _, applied, err := n.store.apply(sp, key, e, fromRequest); applied && err == nil {
-			n.fills.add(sp, key, e)
-			kept = true
-		}
-	}
-	if !kept {
+	if !keep || !n.keepFill(sp, key, &e, f) {
 		e.expires = max(n.clock.Elapsed(), 1) // nobody else keeps it either
 	}
 	r := resultOf(e)
@@ -266,22 +263,22 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		return errorReply(err)
 	}
 	sp.count.serverRequests.Add(1)
-	v := n.view.Load()
-	shard := shardOf(sp.keyspace, g.key)
-	if g.mode != getLookup {
-		n.handoff.settle(ctx, sp, g.key, shard)
-	}
-	if e, ok := n.store.get(sp, g.key); ok {
-		if e.flags&flagTombstone == 0 || g.mode == getLookup {
+	if g.mode == getLookup {
+		if e, ok := n.store.peek(sp, g.key); ok {
 			return n.entryReply(&e)
 		}
-	}
-	if g.mode == getLookup {
 		return mux.Reply{Code: replyAbsent}
 	}
+	v := n.view.Load()
+	shard := shardOf(sp.keyspace, g.key)
 	place := v.place(n.incarnation, shard)
 	if place < 0 {
+		// What is left here of an earlier ownership may be outdated.
 		return n.notOwnerReply(v, shard)
+	}
+	n.handoff.settle(ctx, sp, g.key, shard)
+	if e, ok := n.store.get(sp, g.key); ok && e.flags&flagTombstone == 0 {
+		return n.entryReply(&e)
 	}
 	if g.mode == getStored {
 		if place == 0 {

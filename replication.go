@@ -16,16 +16,15 @@ const (
 	deliveryTimeout = 3 * time.Second       // of one attempt to bring entries to an owner
 	deliveryPause   = 20 * time.Millisecond // between two attempts
 	maxRestamps     = 16
-	fillDelay       = 20 * time.Millisecond // loads are sent to the replicas together, after that
-	maxFillsWaiting = 4096
 )
 
 // A stamped is a write that this node has stamped, or an entry to be copied.
 type stamped struct {
-	sp    *space
-	key   string
-	op    uint64 // 0: not a write
-	entry entry
+	sp     *space
+	key    string
+	op     uint64 // 0: not a write
+	number uint64 // which of its stamper's writes to the shard it is; 0: not known
+	entry  entry
 }
 
 // stamp gives writes their versions, applies them here, and brings them to
@@ -75,7 +74,7 @@ func (n *Node) finishForStamper(ctx context.Context, sp *space, w *write) {
 	if !ok || e.order.w != w.version {
 		return // a later write stands, here and by its own stamper elsewhere
 	}
-	outcome := n.spread(ctx, []stamped{{sp, w.key, w.op, e}})
+	outcome := n.spread(ctx, []stamped{{sp: sp, key: w.key, op: w.op, entry: e}})
 	w.err = outcome.errorOf(0)
 }
 
@@ -84,12 +83,12 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 	items := make([]stamped, 0, len(writes))
 	index := make([]*write, 0, len(writes))
 	for _, w := range writes {
-		e := n.entryOfWrite(w)
-		if w.err = n.applyOwn(sp, w.key, &e); w.err != nil {
+		item := stamped{sp: sp, key: w.key, op: w.op, entry: n.entryOfWrite(w)}
+		if w.err = n.applyOwn(&item); w.err != nil {
 			continue
 		}
-		w.version = e.order.w
-		items = append(items, stamped{sp, w.key, w.op, e})
+		w.version = item.entry.order.w
+		items = append(items, item)
 		index = append(index, w)
 	}
 	for round := 0; ; round++ {
@@ -104,7 +103,7 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 		// write would be acknowledged and not be there.
 		for i := range outcome.higher {
 			w := index[i]
-			if w.err = n.applyOwn(sp, w.key, &items[i].entry); w.err == nil {
+			if w.err = n.applyOwn(&items[i]); w.err == nil {
 				w.version = items[i].entry.order.w
 			}
 		}
@@ -122,19 +121,22 @@ func (n *Node) entryOfWrite(w *write) entry {
 	return e
 }
 
-// applyOwn stamps an entry and applies it here, past all that this node holds.
-func (n *Node) applyOwn(sp *space, key string, e *entry) error {
+// applyOwn stamps a write and applies it here, past all that this node holds.
+func (n *Node) applyOwn(w *stamped) error {
 	for {
 		stamp := n.hlc.next()
-		e.order = order{stamp, stamp}
-		held, applied, err := n.store.apply(sp, key, *e, fromRequest)
+		w.entry.order = order{stamp, stamp}
+		held, applied, err := n.store.apply(w.sp, w.key, w.entry, fromRequest)
 		if err != nil {
 			return err
 		}
 		if applied {
+			// After it was applied: who copies the shard is told of the number
+			// first and of the entry then.
+			w.number = n.vectors.number(shardOf(w.sp.keyspace, w.key))
 			return nil
 		}
-		if !n.hlc.observe(held.v.time) || !n.hlc.observe(held.w.time) {
+		if !n.hlc.observe(held.order.v.time) || !n.hlc.observe(held.order.w.time) {
 			return fmt.Errorf("%w: the key's version is from a clock that is far ahead", ErrUnavailable)
 		}
 	}
@@ -183,8 +185,8 @@ type delivery struct {
 	body  []byte
 	done  chan struct{}
 
-	higher []int // constant after done, like err: which of items it holds something later of
-	err    error // nil: confirmed; or it is known not to be there
+	higher []outranked // constant after done, like err: which of items it holds something later of
+	err    error       // nil: confirmed; or it is known not to be there
 }
 
 // deliveriesFor lists what has to be sent to whom beyond what was sent.
@@ -229,8 +231,8 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 		}
 		select {
 		case <-d.done:
-			for _, i := range d.higher {
-				outcome.higher[d.items[i]] = true
+			for _, h := range d.higher {
+				outcome.higher[d.items[h.item]] = true
 			}
 			if d.err == nil {
 				continue
@@ -283,6 +285,7 @@ func (n *Node) encodeApply(items []stamped, which []int) []byte {
 		b = wire.AppendString(b, it.sp.name)
 		b = wire.AppendString(b, it.key)
 		b = wire.AppendUint64(b, it.op)
+		b = wire.AppendUvarint(b, it.number)
 		b = t.appendEntry(b, &it.entry)
 	}
 	return b
@@ -300,29 +303,26 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 	var highers uint64
 	var news []stamped
 	for i := range count {
-		cache, key, op := r.String(maxCacheName), r.String(maxKeyBytes), r.Uint64()
-		e := t.readEntry(&r)
+		cache, key := r.String(maxCacheName), r.String(maxKeyBytes)
+		it := stamped{key: key, op: r.Uint64(), number: r.Uvarint(), entry: t.readEntry(&r)}
 		if r.Err() != nil {
 			break
 		}
-		sp, err := n.store.space(cache)
-		if err != nil {
+		var err error
+		if it.sp, err = n.store.space(cache); err != nil {
 			return errorReply(err)
 		}
-		if !n.hlc.observe(e.order.v.time) {
+		if !n.hlc.observe(it.entry.order.v.time) {
 			return errorReply(fmt.Errorf("%w: the stamp is from a clock that is far ahead", ErrUnavailable))
 		}
-		held, applied, err := n.applyStaged(sp, key, op, e)
-		if err != nil {
-			return errorReply(err)
+		held, applied := n.applyFrom(&it)
+		if applied && it.op != 0 && n.operations.applied(it.op, it.entry.order.w) {
+			news = append(news, it)
 		}
-		if op != 0 && applied && n.operations.applied(op, e.order.w) {
-			news = append(news, stamped{sp, key, op, e})
-		}
-		if !applied && op != 0 {
+		if !applied && (it.op != 0 || held.floor) {
 			highers++
 			higher = wire.AppendUvarint(higher, uint64(i))
-			higher = appendOrder(higher, held)
+			higher = appendOrder(higher, held.order)
 		}
 	}
 	if r.End() != nil {
@@ -339,9 +339,34 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 	return mux.Reply{Body: append(wire.AppendUvarint(nil, highers), higher...)}
 }
 
+// applyFrom applies what its stamper, or who loaded it, sent.
+func (n *Node) applyFrom(it *stamped) (held standing, applied bool) {
+	shard := shardOf(it.sp.keyspace, it.key)
+	n.handoff.keepForAWhile(shard)
+	held, applied, err := n.applyStaged(it.sp, it.key, it.op, it.entry)
+	if err != nil {
+		// It cannot be held here, where there is less memory than at its
+		// stamper: it is as good as evicted.
+		n.store.forgo(it.sp, it.key, it.entry.order)
+		applied = true
+	}
+	// A write that a floor or a stage keeps out comes again with a later stamp,
+	// or its stamper dies: then it is missing here.
+	if applied || held.entry && held.order.compare(it.entry.order) >= 0 {
+		n.vectors.saw(shard, it.entry.order.w.incarnation, it.number)
+	}
+	return held, applied
+}
+
+// An outranked is an item that an owner did not apply, and what is above it there.
+type outranked struct {
+	item int
+	by   order
+}
+
 // readApplied reads the reply to opApply and moves the clock past what the
 // other owner holds.
-func (n *Node) readApplied(body []byte, count int) (higher []int, err error) {
+func (n *Node) readApplied(body []byte, count int) (refused []outranked, err error) {
 	r := wire.NewReader(body)
 	for range r.Count(count, 18) {
 		i := int(r.Uvarint())
@@ -351,59 +376,7 @@ func (n *Node) readApplied(body []byte, count int) (higher []int, err error) {
 		}
 		n.hlc.observe(held.w.time)
 		n.hlc.observe(held.v.time)
-		higher = append(higher, i)
+		refused = append(refused, outranked{i, held})
 	}
-	return higher, r.End()
-}
-
-// fills gathers what was loaded and sends it to the other owners a moment
-// later, many entries together. Nobody waits for that, and nothing is sent
-// twice: a copy that gets lost is loaded again, or found by the next sync.
-type fills struct {
-	n *Node
-
-	mu      sync.Mutex
-	waiting []stamped // guarded by mu
-	timer   bool      // guarded by mu: a flush is due
-}
-
-func (f *fills) add(sp *space, key string, e entry) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.waiting) >= maxFillsWaiting {
-		return
-	}
-	f.waiting = append(f.waiting, stamped{sp: sp, key: key, entry: e})
-	if !f.timer {
-		f.timer = f.n.spawn(f.flush)
-	}
-}
-
-func (f *fills) flush(ctx context.Context) {
-	sleep(ctx, fillDelay)
-	f.mu.Lock()
-	items := f.waiting
-	f.waiting, f.timer = nil, false
-	f.mu.Unlock()
-	if ctx.Err() != nil {
-		return
-	}
-	for len(items) > 0 {
-		size, i := 0, 0
-		for ; i < len(items) && (i == 0 || size < maxBatchBytes); i++ {
-			size += len(items[i].key) + len(items[i].entry.value)
-		}
-		f.send(ctx, items[:i])
-		items = items[i:]
-	}
-}
-
-func (f *fills) send(ctx context.Context, items []stamped) {
-	for _, d := range f.n.deliveriesFor(items, make(map[uint64]map[int]bool)) {
-		f.n.spawn(func(context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
-			defer cancel()
-			f.n.peers.call(ctx, d.to, mux.Request{Op: opApply, Body: d.body}, nil)
-		})
-	}
+	return refused, r.End()
 }

@@ -48,7 +48,7 @@ func (s *space) canLoad() bool {
 
 // floors are the bounds below which a shard refuses entries. Immutable.
 type floors struct {
-	gc    Version            // of all spaces: the greatest version of a tombstone that was dropped
+	gc    Version            // of all spaces: the greatest version of a write that was forgotten, a delete mostly
 	clear map[uint32]Version // by space: when it was last cleared
 }
 
@@ -67,6 +67,7 @@ type store struct {
 	now    func() time.Duration
 	clock  *hybridClock
 	wrote  func(s *space, key string) // called after a write was applied, before it is acknowledged
+	used   func(hash uint64)          // called when get finds something
 	floors [shardCount]atomic.Pointer[floors]
 
 	mu     sync.RWMutex
@@ -123,10 +124,12 @@ func (s *space) key(key string) lru.Key {
 // get returns what is held of a key and has not expired, and counts as a use.
 // The value is a copy.
 func (s *store) get(sp *space, key string) (entry, bool) {
-	value, meta, ok := s.lru.Read(sp.key(key), nil)
+	k := sp.key(key)
+	value, meta, ok := s.lru.Read(k, nil)
 	if !ok {
 		return entry{}, false
 	}
+	s.used(k.Hash)
 	return entryOf(meta, value), true
 }
 
@@ -156,40 +159,52 @@ type source uint8
 
 const (
 	fromRequest source = iota // a write or a load, made now
-	fromSync                  // another owner's store
+	fromOther                 // another holder's store
+	fromAhead                 // another holder's, who had applied all that this node has
 )
 
+// A standing is what a new entry of a key has to be above.
+type standing struct {
+	order order
+	entry bool // of an entry that is held
+	floor bool // or of the floor that stands for forgotten writes, and no clear floor is in the way
+}
+
 // apply takes an entry in unless something higher is held. It returns what
-// stands in the way: the higher order, or a floor.
-func (s *store) apply(sp *space, key string, e entry, from source) (held order, applied bool, err error) {
+// stands in the way, or the entry's own order.
+func (s *store) apply(sp *space, key string, e entry, from source) (held standing, applied bool, err error) {
 	return s.applyOn(sp, key, e, from, nil)
 }
 
 // applyOn is apply for an entry that replaces what base says and nothing else.
-func (s *store) applyOn(sp *space, key string, e entry, from source, base *order) (held order, applied bool, err error) {
+func (s *store) applyOn(sp *space, key string, e entry, from source, base *order) (held standing, applied bool, err error) {
 	k := sp.key(key)
 	meta := e.meta()
 	verdict, err := s.lru.Apply(k, &meta, e.value, func(old lru.Old) lru.Verdict {
 		f := s.floors[k.Shard].Load()
 		if base != nil {
-			if stands := standing(f, sp.id, old); stands != *base {
+			if stands := stands(f, sp.id, old); stands.order != *base {
 				held = stands
 				return lru.Keep
 			}
 		}
 		if f != nil {
 			floor := f.clear[sp.id]
-			if from == fromRequest {
+			// What another holder has and this node lacks, at or below the
+			// floor, may have been deleted here and the deletion forgotten;
+			// unless the other has seen all that this node has.
+			if from == fromRequest || from == fromOther && !old.Exists {
 				floor = later(floor, f.gc)
 			}
 			if !floor.IsZero() && e.order.compare(order{floor, floor}) <= 0 {
-				held = order{floor, floor}
+				cleared := f.clear[sp.id]
+				held = standing{order: order{floor, floor}, floor: e.order.compare(order{cleared, cleared}) > 0}
 				return lru.Keep
 			}
 		}
 		if old.Exists {
-			if stands := orderOf(old.Version); stands.compare(e.order) >= 0 {
-				held = stands
+			if o := orderOf(old.Version); o.compare(e.order) >= 0 {
+				held = standing{order: o, entry: true}
 				return lru.Keep
 			}
 		}
@@ -200,10 +215,23 @@ func (s *store) applyOn(sp *space, key string, e entry, from source, base *order
 	}
 	s.clock.observe(e.order.v.time)
 	if verdict != lru.Put {
-		return held, held == e.order, nil // what is held already was applied already
+		return held, held.entry && held.order == e.order, nil // what is held already was applied already
 	}
 	s.changed(sp, key, k.Hash, e.order.isWrite())
-	return e.order, true, nil
+	return standing{order: e.order, entry: true}, true, nil
+}
+
+// forgo drops what is held of a key, for something later that cannot be held.
+func (s *store) forgo(sp *space, key string, o order) {
+	k := sp.key(key)
+	s.lru.Apply(k, new(lru.Meta), nil, func(old lru.Old) lru.Verdict {
+		if old.Exists && orderOf(old.Version).compare(o) < 0 {
+			return lru.Remove
+		}
+		return lru.Keep
+	})
+	s.raiseGC(int(k.Shard), o.w)
+	s.changed(sp, key, k.Hash, o.isWrite())
 }
 
 // changed drops what was derived from the value before.
@@ -216,11 +244,13 @@ func (s *store) changed(sp *space, key string, hash uint64, write bool) {
 	}
 }
 
-// evicted is told by the lru.Store of each entry that it dropped. A tombstone
-// leaves its version behind as the floor of its shard.
+// evicted is told by the lru.Store of each entry that it dropped. The write
+// that the entry was or followed leaves its version behind as the floor of its
+// shard: a holder that missed it, or a member that was away, must not bring back
+// what was before.
 func (s *store) evicted(e lru.Entry, _ lru.Reason) {
-	if e.Flags&flagTombstone != 0 {
-		s.raiseGC(int(e.Shard), orderOf(e.Version).w)
+	if w := orderOf(e.Version).w; !w.IsZero() {
+		s.raiseGC(int(e.Shard), w)
 	}
 }
 
@@ -250,10 +280,10 @@ func (s *store) raise(shard int, change func(*floors) bool) {
 }
 
 // clear drops all entries of a space in a shard that are at or below floor,
-// and refuses such from now on.
-func (s *store) clear(sp *space, shard int, floor Version) {
+// and refuses such from now on. It reports whether the floor is new.
+func (s *store) clear(sp *space, shard int, floor Version) (raised bool) {
 	s.raise(shard, func(f *floors) bool {
-		if f.clear[sp.id].Compare(floor) >= 0 {
+		if raised = f.clear[sp.id].Compare(floor) < 0; !raised {
 			return false
 		}
 		if f.clear = maps.Clone(f.clear); f.clear == nil {
@@ -263,9 +293,22 @@ func (s *store) clear(sp *space, shard int, floor Version) {
 		return true
 	})
 	s.clock.observe(floor.time)
-	s.lru.RemoveIf(uint16(shard), func(e lru.Entry) bool {
+	s.lru.RemoveIf(uint16(shard), func(e lru.Entry) bool { // also when another call raised it, which may not have come so far
 		return e.Space == sp.id && orderOf(e.Version).compare(order{floor, floor}) <= 0
 	})
+	return raised
+}
+
+// clearDigest tells whether two holders of a shard have the same clear floors.
+func (s *store) clearDigest(shard int) (digest uint64) {
+	f := s.floors[shard].Load()
+	if f == nil {
+		return 0
+	}
+	for space, floor := range f.clear {
+		digest += mix64(s.spaceOf(space).keyspace ^ mix64(floor.time^mix64(floor.incarnation)))
+	}
+	return digest
 }
 
 // drop empties a shard that this node owns no more, floors included.
@@ -274,19 +317,19 @@ func (s *store) drop(shard int) {
 	s.floors[shard].Store(nil)
 }
 
-// order returns the order of what is held of a key, expired or not, or of the
-// floor that stands for it.
-func (s *store) order(sp *space, key string) order {
+// standing returns what a new entry of a key has to be above: what is held,
+// expired or not, or the floor that stands for what is not.
+func (s *store) standing(sp *space, key string) standing {
 	k := sp.key(key)
-	return standing(s.floors[k.Shard].Load(), sp.id, s.lru.Stat(k))
+	return stands(s.floors[k.Shard].Load(), sp.id, s.lru.Stat(k))
 }
 
-func standing(f *floors, space uint32, old lru.Old) order {
+func stands(f *floors, space uint32, old lru.Old) standing {
 	floor := f.under(space)
-	held := order{floor, floor}
+	held := standing{order: order{floor, floor}}
 	if old.Exists {
-		if o := orderOf(old.Version); o.compare(held) > 0 {
-			return o
+		if o := orderOf(old.Version); o.compare(held.order) > 0 {
+			return standing{order: o, entry: true}
 		}
 	}
 	return held

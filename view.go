@@ -1,5 +1,7 @@
 package peercache
 
+import "slices"
+
 // Who owns what, as a view sees it. The owners of a shard are those of the
 // current table; its holders are those of the target table as well, who get
 // writes and are not read from yet.
@@ -47,4 +49,20 @@ func (v *view) holds(incarnation uint64, shard int) bool {
 // place returns which owner of a shard a member is: 0 the primary, -1 none.
 func (v *view) place(incarnation uint64, shard int) int {
 	return v.current.position(incarnation, shard)
+}
+
+// holderIncarnations is holdersOf without the members.
+func (v *view) holderIncarnations(shard int) []uint64 {
+	var holders []uint64
+	for _, t := range []*table{v.current, v.target} {
+		for _, i := range t.owners(shard) {
+			if incarnation := t.member(int(i)).Incarnation; !slices.Contains(holders, incarnation) {
+				holders = append(holders, incarnation)
+			}
+		}
+		if v.target == v.current {
+			break
+		}
+	}
+	return holders
 }

@@ -1,0 +1,125 @@
+package peercache
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/peercache/peercache/internal/mux"
+)
+
+const (
+	fillDelay       = 20 * time.Millisecond // loads are sent to the replicas together, after that
+	maxFillsWaiting = 4096
+)
+
+// keepFill keeps what a flight loaded, unless a write came meanwhile. The
+// entry's order is then what it is kept under.
+func (n *Node) keepFill(sp *space, key string, e *entry, f *flight) bool {
+	for f.mayKeep() {
+		held, applied, err := n.store.apply(sp, key, *e, fromRequest)
+		switch {
+		case err != nil:
+			return false
+		case applied:
+			n.fills.add(sp, key, *e)
+			return true
+		case !held.floor || e.order.v.Compare(held.order.w) <= 0:
+			return false
+		}
+		// Some other key's write was forgotten while this load ran. One of this
+		// key would have detached the flight.
+		e.order.w = held.order.w
+	}
+	return false
+}
+
+// fills gathers what was loaded and sends it to the other owners a moment
+// later, many entries together. Nobody waits for that, and nothing is sent
+// twice: a copy that gets lost is loaded again, or found by the next sync.
+type fills struct {
+	n *Node
+
+	mu      sync.Mutex
+	waiting []stamped // guarded by mu
+	timer   bool      // guarded by mu: a flush is due
+}
+
+func (f *fills) add(sp *space, key string, e entry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.waiting) >= maxFillsWaiting {
+		return
+	}
+	f.waiting = append(f.waiting, stamped{sp: sp, key: key, entry: e})
+	if !f.timer {
+		f.timer = f.n.spawn(f.flush)
+	}
+}
+
+func (f *fills) flush(ctx context.Context) {
+	sleep(ctx, fillDelay)
+	f.mu.Lock()
+	items := f.waiting
+	f.waiting, f.timer = nil, false
+	f.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	for len(items) > 0 {
+		size, i := 0, 0
+		for ; i < len(items) && (i == 0 || size < maxBatchBytes); i++ {
+			size += len(items[i].key) + len(items[i].entry.value)
+		}
+		f.send(ctx, items[:i])
+		items = items[i:]
+	}
+}
+
+func (f *fills) send(ctx context.Context, items []stamped) {
+	for _, d := range f.n.deliveriesFor(items, make(map[uint64]map[int]bool)) {
+		f.n.spawn(func(context.Context) {
+			if again := f.restamp(items, d, f.deliver(ctx, d)); len(again) > 0 {
+				d := &delivery{to: d.to, items: make([]int, len(again))}
+				for i := range d.items {
+					d.items[i] = i
+				}
+				d.body = f.n.encodeApply(again, d.items)
+				f.deliver(ctx, d)
+			}
+		})
+	}
+}
+
+// deliver brings fills to one owner, and returns those that it did not take.
+func (f *fills) deliver(ctx context.Context, d *delivery) []outranked {
+	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
+	defer cancel()
+	reply, err := f.n.peers.call(ctx, d.to, mux.Request{Op: opApply, Body: d.body}, nil)
+	if err != nil || reply.Code != replyOK {
+		return nil
+	}
+	refused, err := f.n.readApplied(reply.Body, len(d.items))
+	if err != nil {
+		return nil
+	}
+	return refused
+}
+
+// restamp lifts fills that an owner did not take above its floor, and returns
+// them. The floor stands for writes to other keys that were forgotten there:
+// what is still held here as it was loaded, nobody has written since.
+func (f *fills) restamp(items []stamped, d *delivery, refused []outranked) (again []stamped) {
+	for _, r := range refused {
+		it := items[d.items[r.item]]
+		before := it.entry.order
+		if it.entry.order.v.Compare(r.by.w) <= 0 {
+			continue
+		}
+		it.entry.order.w = r.by.w
+		if _, applied, err := f.n.store.applyOn(it.sp, it.key, it.entry, fromRequest, &before); applied && err == nil {
+			again = append(again, it)
+		}
+	}
+	return again
+}

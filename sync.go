@@ -1,0 +1,471 @@
+package peercache
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/peercache/peercache/internal/mux"
+	"github.com/peercache/peercache/internal/wire"
+	"github.com/peercache/peercache/lru"
+)
+
+// A holder that lacks something of a shard asks another one for it, page by
+// page: a joiner, one that takes over from a leaver or from the dead, one that
+// was paused or cut off, and one that missed a write. It tells what it has, as
+// a list of fingerprints, and gets what differs: so a copy that was broken off
+// goes on where it was, and a second source sends what the first did not have.
+// Versions decide what wins, never who sent it.
+
+const (
+	syncShards  = 32       // in one request at most
+	syncHave    = 1 << 17  // fingerprints in one request, unless one shard has more
+	maxSyncHave = 1 << 22  // of one shard; beyond it what is had travels again
+	syncBytes   = 2 << 20  // in one reply, unless one entry alone is larger
+	maxSyncRest = 64 << 20 // in one reply beside two values
+)
+
+// A shardHave is one shard in a request, and what the asker has of it.
+type shardHave struct {
+	shard int
+	have  []uint64 // fingerprints
+}
+
+// fingerprint names an entry and its version.
+func fingerprint(e *lru.Entry) uint64 {
+	o := orderOf(e.Version)
+	h := e.Hash
+	for _, x := range [...]uint64{o.w.time, o.w.incarnation, o.v.time, o.v.incarnation} {
+		h = mix64(h ^ x)
+	}
+	return h
+}
+
+// A shardFetch is one shard on its way from one source.
+type shardFetch struct {
+	marks []mark   // how far the source was before it sent anything
+	lacks []uint64 // what the source did not have then
+	ahead bool     // the source had applied all that this node has
+}
+
+// fetchFrom copies shards from one source, the hot entries of all first, and
+// calls given for each that the source has given wholly, or that a source which
+// is gone will never give.
+func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, given func(int)) {
+	shards, err := h.compared(ctx, source, shards, given)
+	for _, hot := range []bool{true, false} {
+		for rest := shards; len(rest) > 0 && err == nil; {
+			var done int
+			if done, err = h.fetchBatch(ctx, source, rest, hot); err != nil || done == 0 {
+				break // with no error the source sees another table yet
+			}
+			if !hot {
+				for _, shard := range rest[:done] {
+					given(shard)
+				}
+			}
+			rest = rest[done:]
+		}
+	}
+	if isGone(err) {
+		for _, shard := range shards {
+			given(shard)
+		}
+	}
+}
+
+// compared asks a source which shards it has more of, as far as this node has
+// a past in them that can be compared, and returns those and the others.
+func (h *handoff) compared(ctx context.Context, source Member, shards []int, given func(int)) (rest []int, err error) {
+	var stale []int
+	for _, shard := range shards {
+		if h.state[shard].Load() == shardStale {
+			stale = append(stale, shard)
+		} else {
+			rest = append(rest, shard)
+		}
+	}
+	for len(stale) > 0 {
+		part := stale[:min(len(stale), maxCompared)]
+		stale = stale[len(part):]
+		verdicts, err := h.n.callCompare(ctx, source, part)
+		if err != nil {
+			return slices.Concat(rest, part, stale), err
+		}
+		for i, verdict := range verdicts {
+			if verdict&(iLack|notHolder) == 0 {
+				given(part[i])
+			} else {
+				rest = append(rest, part[i])
+			}
+		}
+	}
+	return rest, nil
+}
+
+// fetchBatch copies the first of some shards, and returns how many of them are
+// complete.
+func (h *handoff) fetchBatch(ctx context.Context, source Member, shards []int, hot bool) (done int, err error) {
+	var after uint64
+	under := make(map[int]*shardFetch) // shards that have begun
+	for most := min(len(shards), syncShards); done < most; {
+		page, err := h.fetchPage(ctx, source, shards[done:most], after, hot, under)
+		if err != nil || page.refused {
+			return done, err
+		}
+		done += page.done
+		after = page.after
+	}
+	return done, nil
+}
+
+// A syncPage is a part of what a source holds of some shards.
+type syncPage struct {
+	refused bool   // the source does not see this node as an owner yet
+	done    int    // how many of the shards are complete with this page
+	after   uint64 // of the next shard, the hash where to go on
+}
+
+func (h *handoff) fetchPage(ctx context.Context, source Member, shards []int, after uint64, hot bool, under map[int]*shardFetch) (p syncPage, err error) {
+	n := h.n
+	var asked []shardHave
+	for size := 0; len(asked) < len(shards) && size < syncHave; {
+		shard := shards[len(asked)]
+		asked = append(asked, shardHave{shard, n.store.fingerprints(shard)})
+		size += len(asked[len(asked)-1].have)
+	}
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	reply, err := n.peers.call(ctx, source, mux.Request{Op: opSync, Body: encodeSync(asked, after, hot)}, nil)
+	if err != nil {
+		return p, err
+	}
+	if reply.Code == replyNotOwner {
+		return syncPage{refused: true}, nil
+	}
+	if reply.Code != replyOK {
+		return p, replyFailure(reply)
+	}
+	h.received.Add(int64(len(reply.Body)))
+	body, err := inflate(reply.Body, maxSyncRest+2*n.cfg.MaxValueBytes)
+	if err != nil {
+		return p, err
+	}
+	return n.readSync(body, source.Incarnation, len(asked), hot, under)
+}
+
+// fingerprints lists what is held of a shard.
+func (s *store) fingerprints(shard int) (have []uint64) {
+	for it := s.lru.Iterate(uint16(shard)); it.Next() && len(have) < maxSyncHave; {
+		e := it.Entry()
+		have = append(have, fingerprint(&e))
+	}
+	return have
+}
+
+func encodeSync(asked []shardHave, after uint64, hot bool) []byte {
+	size := 16
+	for _, s := range asked {
+		size += 8 + 8*len(s.have)
+	}
+	b := wire.AppendUint64(make([]byte, 0, size), after)
+	b = wire.AppendBool(b, hot)
+	b = wire.AppendUvarint(b, uint64(len(asked)))
+	for _, s := range asked {
+		b = wire.AppendUint16(b, uint16(s.shard))
+		b = wire.AppendUvarint(b, uint64(len(s.have)))
+		for _, f := range s.have {
+			b = wire.AppendUint64(b, f)
+		}
+	}
+	return b
+}
+
+func decodeSync(body []byte) (asked []shardHave, after uint64, hot bool, err error) {
+	r := wire.NewReader(body)
+	after, hot = r.Uint64(), r.Bool()
+	asked = make([]shardHave, r.Count(syncShards, 3))
+	for i := range asked {
+		asked[i].shard = readShard(&r)
+		asked[i].have = make([]uint64, r.Count(maxSyncHave, 8))
+		for j := range asked[i].have {
+			asked[i].have[j] = r.Uint64()
+		}
+	}
+	return asked, after, hot, r.End()
+}
+
+func readShard(r *wire.Reader) int {
+	shard := int(r.Uint16())
+	if shard >= shardCount {
+		r.Fail("shard")
+		return 0
+	}
+	return shard
+}
+
+// serveSync gives a peer what it lacks of shards that it owns, tombstones and
+// floors included. The peer must be an owner in this node's view: from then on
+// what is written here is sent to it as well, so that nothing falls between the
+// copy and the writes.
+func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request) mux.Reply {
+	asked, after, hot, err := decodeSync(req.Body)
+	if err != nil {
+		return mux.Reply{Code: replyMalformed}
+	}
+	v := n.view.Load()
+	for _, s := range asked {
+		if !v.holds(from.Incarnation, s.shard) {
+			return mux.Reply{Code: replyNotOwner}
+		}
+	}
+	done, next := 0, uint64(0)
+	t := n.timer(0)
+	var records []byte
+	for _, s := range asked {
+		if records, next = n.appendShard(records, t, &s, after, hot); next != 0 {
+			break
+		}
+		after = 0
+		if done++; len(records) > syncBytes {
+			break
+		}
+	}
+	head := wire.AppendUvarint(nil, uint64(done))
+	body := deflate(append(wire.AppendUint64(head, next), records...))
+	n.handoff.sent.Add(int64(len(body)))
+	n.handoff.pace.wait(ctx, len(body), n.serving.Load() > busyRequests)
+	return mux.Reply{Body: body}
+}
+
+// Records of a page. The numbers are fixed for ever.
+const (
+	syncHead  uint8 = iota + 1 // a shard begins: how far its source is
+	syncEntry                  // an entry of it
+	syncTail                   // its floors; what the source lacks; whether it is complete
+)
+
+// appendShard appends of a shard what the asker does not have and whose place
+// is at or above after. When that is too much for a page, it appends what is
+// below some place, which it returns, and 0 when it appended all.
+func (n *Node) appendShard(b []byte, t timer, s *shardHave, after uint64, hot bool) (page []byte, next uint64) {
+	// How far this node is goes first, and its floors last: an entry that
+	// comes or goes meanwhile is then sent twice rather than never.
+	b = wire.AppendByte(b, syncHead)
+	b = wire.AppendUint16(b, uint16(s.shard))
+	b = appendMarks(b, n.vectors.marks(s.shard))
+	have := make(map[uint64]bool, len(s.have)) // false: not met here
+	for _, f := range s.have {
+		have[f] = false
+	}
+	limit := uint64(0) // none
+	for {
+		page = b
+		over := false
+		for it := n.store.lru.Iterate(uint16(s.shard)); it.Next(); {
+			e := it.Entry()
+			f := fingerprint(&e)
+			if _, had := have[f]; had {
+				have[f] = true
+				continue
+			}
+			place := syncPlace(e)
+			if over || hot && e.Heat == 0 || place < after || limit != 0 && place >= limit {
+				continue
+			}
+			if len(page) > len(b) && len(page)-len(b)+len(e.Value) > syncBytes && (limit == 0 || limit-after > 1) {
+				over = true // goes on for what the asker has
+				continue
+			}
+			held := entryOf(e.Meta, e.Value)
+			page = wire.AppendByte(page, syncEntry)
+			page = wire.AppendString(page, n.store.spaceOf(e.Space).name)
+			page = wire.AppendBytes(page, e.Bytes)
+			page = wire.AppendByte(page, e.Heat)
+			page = t.appendEntry(page, &held)
+		}
+		if !over {
+			break
+		}
+		if limit == 0 {
+			limit = syncPlaces
+		}
+		limit = after + max((limit-after)/2, 1)
+	}
+	page = wire.AppendByte(page, syncTail)
+	page = wire.AppendUint16(page, uint16(s.shard))
+	page = wire.AppendBool(page, limit == 0)
+	page = n.store.appendFloors(page, s.shard)
+	var lacks []uint64
+	if after == 0 && !hot {
+		for f, met := range have {
+			if !met {
+				lacks = append(lacks, f)
+			}
+		}
+	}
+	page = wire.AppendUvarint(page, uint64(len(lacks)))
+	for _, f := range lacks {
+		page = wire.AppendUint64(page, f)
+	}
+	return page, limit
+}
+
+// syncPlaces is how finely a shard is cut into pages.
+const syncPlaces = 1 << 32
+
+func syncPlace(e lru.Entry) uint64 { return e.Hash & (syncPlaces - 1) }
+
+func appendMarks(b []byte, marks []mark) []byte {
+	b = wire.AppendUvarint(b, uint64(len(marks)))
+	for _, m := range marks {
+		b = wire.AppendUint64(b, m.stamper)
+		b = wire.AppendUvarint(b, m.upTo)
+	}
+	return b
+}
+
+func readMarks(r *wire.Reader) []mark {
+	marks := make([]mark, r.Count(maxStampers, 9))
+	for i := range marks {
+		marks[i] = mark{r.Uint64(), r.Uvarint()}
+	}
+	return marks
+}
+
+func (s *store) appendFloors(b []byte, shard int) []byte {
+	f := s.floors[shard].Load()
+	if f == nil {
+		f = new(floors)
+	}
+	b = appendVersion(b, f.gc)
+	b = wire.AppendUvarint(b, uint64(len(f.clear)))
+	for space, floor := range f.clear {
+		b = wire.AppendString(b, s.spaceOf(space).name)
+		b = appendVersion(b, floor)
+	}
+	return b
+}
+
+// readSync takes a page in.
+func (n *Node) readSync(body []byte, source uint64, shards int, hot bool, under map[int]*shardFetch) (p syncPage, err error) {
+	r := wire.NewReader(body)
+	p.done, p.after = int(r.Uvarint()), r.Uint64()
+	if p.done > shards || p.done == 0 && p.after == 0 {
+		r.Fail("page of a sync")
+	}
+	t := n.timer(source)
+	var now *shardFetch
+	for r.Err() == nil && r.Len() > 0 {
+		switch kind := r.Byte(); {
+		case kind == syncHead:
+			shard, marks := readShard(&r), readMarks(&r)
+			if r.Err() == nil {
+				now = n.beginFetch(under, shard, marks)
+			}
+		case kind == syncEntry && now != nil:
+			n.readSyncEntry(&r, t, now)
+		case kind == syncTail && now != nil:
+			n.readSyncTail(&r, under, hot)
+		default:
+			r.Fail("record of a sync")
+		}
+	}
+	return p, r.Err()
+}
+
+// beginFetch notes how far a source was when it began to send a shard.
+func (n *Node) beginFetch(under map[int]*shardFetch, shard int, marks []mark) *shardFetch {
+	f := under[shard]
+	if f == nil {
+		f = &shardFetch{marks: marks}
+		under[shard] = f
+	}
+	f.ahead = covers(marks, n.vectors.marks(shard))
+	return f
+}
+
+func (n *Node) readSyncEntry(r *wire.Reader, t timer, f *shardFetch) {
+	name, key, heat := r.String(maxCacheName), r.String(maxKeyBytes), r.Byte()
+	e := t.readEntry(r)
+	if r.Err() != nil {
+		return
+	}
+	sp, err := n.store.space(name)
+	if err != nil || !n.hlc.observe(e.order.v.time) {
+		return
+	}
+	e.heat = min(heat, lru.MaxHeat)
+	from := fromOther
+	if f.ahead {
+		from = fromAhead
+	}
+	n.store.apply(sp, key, e, from) // an error: too large for this node's bound, and so not kept
+}
+
+// readSyncTail ends a page of a shard: with the last one, this node has what
+// the source had.
+func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch, hot bool) {
+	shard, complete := readShard(r), r.Bool()
+	gc := readVersion(r)
+	clear := make(map[string]Version)
+	for range r.Count(maxSpaces, 17) {
+		name := r.String(maxCacheName)
+		clear[name] = readVersion(r)
+	}
+	lacks := make([]uint64, r.Count(maxSyncHave, 8))
+	for i := range lacks {
+		lacks[i] = r.Uint64()
+	}
+	f := under[shard]
+	if r.Err() != nil || f == nil {
+		r.Fail("end of a shard that has not begun")
+		return
+	}
+	f.lacks = append(f.lacks, lacks...)
+	for name, floor := range clear {
+		if sp, err := n.store.space(name); err == nil && n.hlc.observe(floor.time) {
+			n.clearHere(sp, floor, []int{shard})
+		}
+	}
+	if !complete || hot {
+		return
+	}
+	// What this node has at or below the source's floor, and the source has
+	// not, may have been deleted there and the deletion forgotten; unless this
+	// node has seen all that the source has.
+	if !covers(n.vectors.marks(shard), f.marks) {
+		n.store.forget(shard, gc, f.lacks)
+	}
+	if n.hlc.observe(gc.time) {
+		n.store.raiseGC(shard, gc)
+	}
+	n.vectors.adopt(shard, f.marks)
+	delete(under, shard)
+}
+
+// forget drops the entries of a shard that are named and follow a write at or
+// below floor.
+func (s *store) forget(shard int, floor Version, named []uint64) {
+	if floor.IsZero() || len(named) == 0 {
+		return
+	}
+	pick := make(map[uint64]bool, len(named))
+	for _, f := range named {
+		pick[f] = true
+	}
+	var dropped []lru.Key
+	s.lru.RemoveIf(uint16(shard), func(e lru.Entry) bool {
+		if !pick[fingerprint(&e)] || orderOf(e.Version).w.Compare(floor) > 0 {
+			return false
+		}
+		dropped = append(dropped, lru.Key{Hash: e.Hash, Space: e.Space, Name: string(e.Bytes)})
+		return true
+	})
+	for _, k := range dropped {
+		s.changed(s.spaceOf(k.Space), k.Name, k.Hash, false)
+	}
+}
+
+// errSyncPage says that a page cannot be read.
+var errSyncPage = fmt.Errorf("%w: page of a sync is malformed", ErrUnavailable)
