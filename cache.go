@@ -90,8 +90,8 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
 		return c.handOut(v), nil
 	}
 	c.sp.count.gets.Add(1)
-	v, ok, err := c.find(ctx, hash, key, c.loads)
-	if err == nil && !ok {
+	v, from, err := c.find(ctx, hash, key, c.loads)
+	if err == nil && from == SourceNone {
 		err = ErrNotFound
 	}
 	return v, err
@@ -108,7 +108,8 @@ func (c *Cache[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 		return c.handOut(v), true, nil
 	}
 	c.sp.count.gets.Add(1)
-	return c.find(ctx, hash, key, false)
+	v, from, err := c.find(ctx, hash, key, false)
+	return v, from != SourceNone, err
 }
 
 // An Entry is a value with what the cluster knows of it.
@@ -142,9 +143,9 @@ func (c *Cache[V]) LookupEntry(ctx context.Context, key string) (Entry[V], bool,
 }
 
 // find is Get and Lookup past the near tier.
-func (c *Cache[V]) find(ctx context.Context, hash uint64, key string, load bool) (v V, ok bool, err error) {
+func (c *Cache[V]) find(ctx context.Context, hash uint64, key string, load bool) (v V, from Source, err error) {
 	if err := checkKey(key); err != nil {
-		return v, false, err
+		return v, SourceNone, err
 	}
 	// The token comes before all else: what is read after a write that came
 	// since then must not be kept near.
@@ -153,18 +154,22 @@ func (c *Cache[V]) find(ctx context.Context, hash uint64, key string, load bool)
 	began := c.n.clock.Elapsed()
 	r := c.n.find(ctx, c.sp, key, load)
 	if r.err != nil {
-		return v, false, c.errorOf(key, r.err)
+		return v, SourceNone, c.errorOf(key, r.err)
 	}
 	if !r.found {
-		return v, false, nil
+		return v, SourceNone, nil
 	}
-	if v, ok = r.decoded.(V); !ok || r.decoded == nil {
+	v, ok := r.decoded.(V)
+	if !ok || r.decoded == nil {
 		if v, err = c.decode(&r.entry); err != nil {
-			return c.replace(ctx, key, &r.entry, load, err)
+			if v, ok, err = c.replace(ctx, key, &r.entry, load, err); ok {
+				from = SourceLoad
+			}
+			return v, from, err
 		}
 	}
 	c.keepNear(hash, key, v, &r.entry, owned, began, token)
-	return c.handOut(v), true, nil
+	return c.handOut(v), r.source(), nil
 }
 
 // keepNear installs a value in the near tier where it may be.
@@ -457,6 +462,12 @@ func (c *Cache[V]) newWrite(key string, v V, o setOptions) (*write, error) {
 // write runs writes. Near copies on this node go before and after, the second
 // time with what was read while the write was under way.
 func (c *Cache[V]) write(ctx context.Context, writes []*write) {
+	if err := c.n.refuseSole(); err != nil {
+		for _, w := range writes {
+			w.err = err
+		}
+		return
+	}
 	c.forgetNear(writes)
 	c.n.write(ctx, c.sp, writes)
 	c.forgetNear(writes)
@@ -535,9 +546,12 @@ func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
 // Clear removes all keys of the cache, in the whole cluster. Errors are those
 // of Set.
 func (c *Cache[V]) Clear(ctx context.Context) error {
-	c.near.clear()
-	err := c.n.clear(ctx, c.sp)
-	c.near.clear()
+	err := c.n.refuseSole()
+	if err == nil {
+		c.near.clear()
+		err = c.n.clear(ctx, c.sp)
+		c.near.clear()
+	}
 	if err != nil {
 		return fmt.Errorf("peercache: cache %q: clear: %w", c.sp.name, err)
 	}

@@ -64,7 +64,8 @@ type Config struct {
 	// With neither Listen nor Listener the caller serves the [Node] (an
 	// [net/http.Handler]) at Path in a server of its own. The node
 	// announces itself once its own incarnation answers at Advertise, and
-	// until then uses the cluster without being a part of it.
+	// until then uses the cluster without being a part of it. While it knows
+	// of no member it keeps what it loads by itself and takes no writes.
 	Advertise string
 
 	// Path is the base of all that peers say to each other. It begins and

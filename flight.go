@@ -26,6 +26,7 @@ type loaded struct {
 type result struct {
 	entry   entry
 	found   bool // entry is a value; else the key is absent
+	own     bool // this node held it
 	decoded any  // the value, when this process loaded it
 	err     error
 }

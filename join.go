@@ -61,6 +61,7 @@ func (n *Node) joinOnce(ctx context.Context) {
 	round, cancel := context.WithTimeout(ctx, joinRound)
 	defer cancel()
 	n.discovery.round(round)
+	n.asked.Store(true)
 	n.refreshed(round)
 	if n.announced.Load() && ctx.Err() == nil {
 		n.activate()
@@ -183,6 +184,7 @@ func (n *Node) awaitAnnounce(ctx context.Context) {
 		return
 	}
 	n.discovery.round(ctx)
+	n.meetsNobody()
 	n.announced.Store(true)
 	n.refreshed(ctx)
 	n.activate()

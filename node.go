@@ -41,6 +41,7 @@ type Node struct {
 	gossip    atomic.Pointer[gossip.Gossip]  // nil for a client, and until the node may be announced
 	relayed   atomic.Pointer[[]announcement] // the members as another member told
 	announced atomic.Bool                    // the members are those of gossip, not relayed
+	asked     atomic.Bool                    // the first round of seeds is over
 	unreached atomic.Pointer[error]          // why a mounted node could not be announced when last tried
 	state     atomic.Uint32                  // a MemberState
 	maxSize   atomic.Int64                   // Config.MaxBytes, SetMaxBytes
@@ -274,7 +275,9 @@ func (n *Node) liveMembers() []announcement {
 	var members []announcement
 	if !n.cfg.Client {
 		self := *n.announcement()
-		self.outside = self.outside || !n.announced.Load() && !n.cfg.alone()
+		if !n.announced.Load() {
+			self = n.selfInView(self)
+		}
 		members = append(members, self)
 	}
 	if !n.announced.Load() {

@@ -29,7 +29,7 @@ func (n *Node) find(ctx context.Context, sp *space, key string, load bool) resul
 		n.handoff.settle(ctx, sp, key, shard)
 		if e, ok := n.store.get(sp, key); ok && e.flags&flagTombstone == 0 {
 			sp.count.hits.Add(1)
-			return resultOf(e)
+			return ownResult(e)
 		}
 	}
 	if place == 0 {
@@ -43,6 +43,13 @@ func resultOf(e entry) result {
 		return result{entry: e}
 	}
 	return result{entry: e, found: true}
+}
+
+// ownResult is resultOf for what this node holds.
+func ownResult(e entry) result {
+	r := resultOf(e)
+	r.own = true
+	return r
 }
 
 // findAsPrimary answers for a key whose first owner this node is and of which
@@ -185,7 +192,7 @@ func (n *Node) loadFlight(ctx context.Context, sp *space, key string, f *flight)
 	// 1. A caller misses. 2. An earlier flight stores its value and ends.
 	// 3. The caller begins this flight: the value is there by now.
 	if e, ok := n.store.peek(sp, key); ok && e.flags&flagTombstone == 0 {
-		return resultOf(e)
+		return ownResult(e)
 	}
 	if r, ok := n.askCoOwners(ctx, sp, key); ok {
 		return r
