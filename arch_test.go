@@ -19,6 +19,7 @@ var floors = map[string]int{
 	"/internal/gossip": 1,
 	"":                 2,
 	"/peercachetest":   3,
+	"/internal/sim":    3,
 	"/groupcache":      3,
 }
 

@@ -24,7 +24,7 @@
 // # What is not modelled
 //
 // There are no packets: nothing is lost, duplicated or reordered within a connection, bandwidth has no limit, and a delay
-// is what [Network.Delay] says. No keep-alive and no retransmission timeout ends an established connection: one that is cut
+// is what [Network.Delay] and [Network.Jitter] say. No keep-alive and no retransmission timeout ends an established connection: one that is cut
 // stays as it is until it is healed, closed or reset. A connection that is closed while it holds unread bytes is closed in
 // good order and not reset. Of the handshake only the outcome and the round trip are modelled. There is no UDP.
 package memnet

@@ -1,6 +1,7 @@
 package memnet
 
 import (
+	"math/rand/v2"
 	"time"
 )
 
@@ -77,6 +78,27 @@ func (nw *Network) DelayAll(d time.Duration) {
 	nw.changedLocked()
 }
 
+// Jitter makes everything that host from sends to host to arrive up to d later than [Network.Delay] says, each piece by a time
+// of its own. The order within a connection stays; that of what travels on two connections does not. It acts on what is sent
+// from now on; handshakes are not touched. Zero, as a negative d, means no jitter.
+func (nw *Network) Jitter(from, to string, d time.Duration) {
+	nw.mu.Lock()
+	defer nw.mu.Unlock()
+	nw.linkLocked(hostName(from), hostName(to)).jitter = max(d, 0)
+}
+
+// JitterAll is [Network.Jitter] for every direction between any two hosts, those to come included, and of a host with itself.
+// The times are drawn from seed, so that the same calls in the same order have the same jitter.
+func (nw *Network) JitterAll(d time.Duration, seed uint64) {
+	nw.mu.Lock()
+	defer nw.mu.Unlock()
+	nw.jitter = max(d, 0)
+	nw.random = rand.New(rand.NewPCG(seed, 0))
+	for _, l := range nw.links {
+		l.jitter = nw.jitter
+	}
+}
+
 // Reset breaks all connections between two hosts now, whatever other faults there are: at both ends reads and writes fail
 // with ECONNRESET, and what was not read is lost. New connections can be made.
 func (nw *Network) Reset(a, b string) {
@@ -104,7 +126,7 @@ func (nw *Network) linkLocked(from, to string) *link {
 	key := linkKey{from, to}
 	l := nw.links[key]
 	if l == nil {
-		l = &link{delay: nw.delay, pipes: make(map[*pipe]struct{})}
+		l = &link{delay: nw.delay, jitter: nw.jitter, pipes: make(map[*pipe]struct{})}
 		nw.links[key] = l
 	}
 	return l

@@ -1,7 +1,9 @@
 package memnet_test
 
 import (
+	"fmt"
 	"net"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -243,5 +245,48 @@ func TestReset(t *testing.T) {
 		write(t, a, "anew")
 		wantRead(t, b, "anew")
 		nw.Reset("x", "y") // nothing to break
+	})
+}
+
+// Jitter changes the order of what travels on two connections, and of nothing
+// else.
+func TestJitterKeepsTheOrderWithinAConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *memnet.Network) {
+		const count = 200
+		nw.JitterAll(10*time.Millisecond, 1)
+		var arrived []byte // by connection
+		a, b := connect(t, nw)
+		c, d := connect(t, nw)
+		var mu sync.Mutex
+		readAll := func(conn net.Conn, mark byte) *call {
+			return start(func() error {
+				buf := make([]byte, 1)
+				for i := range count {
+					if _, err := conn.Read(buf); err != nil || buf[0] != byte(i) {
+						return fmt.Errorf("byte %d is %d: %v", i, buf[0], err)
+					}
+					mu.Lock()
+					arrived = append(arrived, mark)
+					mu.Unlock()
+				}
+				return nil
+			})
+		}
+		first, second := readAll(b, 1), readAll(d, 2)
+		for i := range count {
+			write(t, a, string([]byte{byte(i)}))
+			write(t, c, string([]byte{byte(i)}))
+			time.Sleep(15 * time.Millisecond)
+		}
+		require.NoError(t, first.wantDone(t))
+		require.NoError(t, second.wantDone(t))
+		overtaken := 0
+		for i := 0; i < 2*count; i += 2 {
+			if arrived[i] == 2 {
+				overtaken++
+			}
+		}
+		require.Greater(t, overtaken, count/4)
+		require.Less(t, overtaken, 3*count/4)
 	})
 }

@@ -2,6 +2,7 @@ package memnet
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -27,6 +28,8 @@ type Network struct {
 	links   map[linkKey]*link
 	names   map[string][]string
 	delay   time.Duration // of links that are still to be made
+	jitter  time.Duration // of links that are still to be made
+	random  *rand.Rand    // where jitter comes from
 	buffer  int
 	changes chan struct{} // closed at the next change that may concern dials; nil: nobody waits
 	closed  bool
@@ -40,6 +43,7 @@ func New() *Network {
 		links:  make(map[linkKey]*link),
 		names:  make(map[string][]string),
 		buffer: defaultBuffer,
+		random: rand.New(rand.NewPCG(0, 0)),
 	}
 }
 

@@ -6,10 +6,11 @@ import (
 
 // link is one direction between two hosts, with its faults. Network.mu guards it.
 type link struct {
-	cut   bool
-	delay time.Duration
-	bytes int64              // written to pipes of this link, ever
-	pipes map[*pipe]struct{} // of the connections that are not closed at both ends
+	cut    bool
+	delay  time.Duration
+	jitter time.Duration
+	bytes  int64              // written to pipes of this link, ever
+	pipes  map[*pipe]struct{} // of the connections that are not closed at both ends
 }
 
 type linkKey struct{ from, to string }
@@ -57,10 +58,14 @@ func (p *pipe) stalledLocked() bool {
 // sendLocked puts something on its way. The caller has seen to it that b fits in.
 func (p *pipe) sendLocked(kind segmentKind, b []byte) {
 	now := p.nw.now()
-	s := segment{kind: kind, n: len(b), due: now + p.link.delay}
+	takes := p.link.delay
+	if p.link.jitter > 0 {
+		takes += time.Duration(p.nw.random.Int64N(int64(p.link.jitter)))
+	}
+	s := segment{kind: kind, n: len(b), due: now + takes}
 	p.held.write(b)
 	p.link.bytes += int64(len(b))
-	if len(p.way) == 0 && p.link.delay <= 0 && !p.stalledLocked() {
+	if len(p.way) == 0 && takes <= 0 && !p.stalledLocked() {
 		p.arriveLocked(s)
 		return
 	}

@@ -1,0 +1,40 @@
+// Package sim runs whole clusters through scripts of faults, in virtual time,
+// and judges what their clients saw.
+//
+// A [Script] comes from a seed: how many nodes there are, what each client
+// does, and what happens to nodes and links meanwhile. [Run] plays it on a
+// network in memory, inside a bubble of [testing/synctest]: the HTTP, framing,
+// gossip and cache code of production. In the end all faults are healed, and
+// what the cluster holds is read over the wire, member by member.
+//
+// A seed determines the script, and not how goroutines are scheduled: a seed
+// that failed once may have to be run several times to fail again.
+//
+// # What is judged
+//
+// Every call of a client is an [Op] of the [History], with the order in which
+// calls began and returned. A write that failed with an unknown outcome
+// (PartialWriteError, ErrUnavailable, a context that ended, a node that died)
+// may take effect at any time until the end.
+//
+// Promises hold on one side of a cluster. The [World] tells sides apart by
+// their domain: nodes that see each other, of which fewer than Copies were
+// killed, paused or cut off since all agreed last. A node that is out of its
+// domain, because it is paused, cut off or has not found the others again, is
+// in none until all agree. When more nodes are out at once than there are
+// copies, acknowledged writes may be lost; a new domain begins once all agree,
+// and nothing written before is held against it. After a split each side is a
+// domain that descends from the one before, once its members agree; after it
+// healed, one that descends from both sides.
+//
+// Within a domain and those that it descends from: a read that starts after an
+// acknowledged write returns nothing older; a key that was written and not
+// deleted is there, on the side where it was written and, when all is healed,
+// everywhere; what was deleted stays away. Keys whose calls are all of one
+// domain are checked against a register with porcupine (Athalye: Horn and
+// Kroening, "Faster linearizability checking via P-compositionality", 2015).
+// When all is healed the owners of each key hold the same.
+//
+// While links are cut in a way that splits nobody off, a replica may answer
+// older: reads are not judged then, and what is left in the end is.
+package sim

@@ -1,0 +1,326 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing/synctest"
+	"time"
+
+	"github.com/peercache/peercache"
+)
+
+// setDomainLocked puts a member into a domain, 0 for none.
+func (w *World) setDomainLocked(m *member, domain int) {
+	if m.domain == domain {
+		return
+	}
+	m.domain = domain
+	m.flux++
+	if domain != 0 {
+		m.last = domain
+	}
+}
+
+// outLocked notes that a member is killed, paused or cut off. It is called
+// before that happens.
+func (w *World) outLocked(m *member) {
+	m.out = true
+	w.disturbLocked()
+	w.setDomainLocked(m, 0)
+	outs := 0
+	for _, other := range w.members {
+		if other.out {
+			outs++
+		}
+	}
+	if outs >= min(w.script.Copies, w.smallestLocked()) {
+		w.lossLocked()
+	}
+}
+
+// smallestLocked is how many members the smallest side has, those that are out
+// included.
+func (w *World) smallestLocked() int {
+	smallest := w.script.Nodes
+	for _, side := range w.sidesLocked() {
+		smallest = min(smallest, len(side))
+	}
+	return smallest
+}
+
+// lossLocked notes that what was written up to now may be lost.
+func (w *World) lossLocked() {
+	w.losses++
+	w.disturbLocked()
+	for _, m := range w.members {
+		w.setDomainLocked(m, 0)
+		m.last = 0
+	}
+	w.noteLocked("more nodes are out than there are copies")
+}
+
+// sidesLocked are the groups of members that the cuts leave, of those that run
+// or will. It returns nil when it is not so that each sees all of its group
+// and nobody else.
+func (w *World) sidesLocked() [][]*member {
+	var sides [][]*member
+	placed := make(map[*member]bool)
+	for _, m := range w.members {
+		if placed[m] || !m.running && !m.starting && !m.out {
+			continue
+		}
+		var side []*member
+		for _, other := range w.members {
+			if (other.running || other.starting || other.out) && !w.cutLocked(m, other) {
+				side = append(side, other)
+			}
+		}
+		for _, other := range side {
+			if placed[other] {
+				return nil
+			}
+			placed[other] = true
+		}
+		for _, a := range side {
+			for _, b := range side {
+				if w.cutLocked(a, b) {
+					return nil
+				}
+			}
+			for _, b := range w.members {
+				if !slices.Contains(side, b) && a != b && (b.running || b.starting || b.out) && !w.cutWhollyLocked(a, b) {
+					return nil
+				}
+			}
+		}
+		sides = append(sides, side)
+	}
+	return sides
+}
+
+func (w *World) cutLocked(a, b *member) bool {
+	return w.cuts[[2]int{a.number, b.number}] || w.cuts[[2]int{b.number, a.number}]
+}
+
+func (w *World) cutWhollyLocked(a, b *member) bool {
+	return w.cuts[[2]int{a.number, b.number}] && w.cuts[[2]int{b.number, a.number}]
+}
+
+// cut changes the cuts, and what follows from them. It is called before they
+// are made and before they are healed.
+func (w *World) cut(change func(cuts map[[2]int]bool)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := len(w.cuts)
+	change(w.cuts)
+	w.disturbLocked()
+	switch {
+	case len(w.cuts) == 0 && before > 0:
+		return // until all agree each side is what it was
+	case len(w.cuts) == 0:
+		return
+	case w.harmlessLocked():
+		w.weak = true
+		return
+	}
+	for _, m := range w.members {
+		w.setDomainLocked(m, 0)
+	}
+}
+
+// harmlessLocked reports whether only one link is cut, and enough others are
+// left to vouch for its ends.
+func (w *World) harmlessLocked() bool {
+	links := make(map[[2]int]bool)
+	for c := range w.cuts {
+		links[[2]int{min(c[0], c[1]), max(c[0], c[1])}] = true
+	}
+	well := 0
+	for _, m := range w.members {
+		if m.out || m.starting {
+			return false
+		}
+		if m.running {
+			well++
+		}
+	}
+	return len(links) == 1 && well >= 3
+}
+
+// watch looks again and again whether the members agree, while they may not.
+func (w *World) watch(stop <-chan struct{}) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+			w.look()
+		}
+	}
+}
+
+// look gives domains to those who agree, and reports whether all do. It must
+// not be called while this goroutine's own call is what they wait for.
+func (w *World) look() bool {
+	w.mu.Lock()
+	unsettled, flux := w.unsettled, w.fluxLocked()
+	sides := w.sidesLocked()
+	for _, m := range w.members {
+		if m.paused || m.starting || m.leaving || m.skewed {
+			sides = slices.DeleteFunc(sides, func(side []*member) bool { return slices.Contains(side, m) })
+			if len(w.cuts) == 0 {
+				sides = nil
+			}
+		}
+	}
+	w.mu.Unlock()
+	if !unsettled {
+		return true
+	}
+	all := len(sides) > 0
+	for _, side := range sides {
+		var nodes []*peercache.Node
+		for _, m := range side {
+			if w.isRunning(m) {
+				nodes = append(nodes, m.node)
+			}
+		}
+		if !agree(nodes) {
+			all = false
+			continue
+		}
+		w.mu.Lock()
+		if w.fluxLocked() == flux {
+			w.agreedLocked(side, len(sides) == 1 && len(w.cuts) == 0)
+			flux = w.fluxLocked()
+		}
+		w.mu.Unlock()
+	}
+	return all && len(sides) == 1 && w.settled()
+}
+
+func (w *World) isRunning(m *member) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return m.running
+}
+
+func (w *World) settled() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.unsettled
+}
+
+// fluxLocked changes when the state of any member does.
+func (w *World) fluxLocked() int {
+	flux := w.losses<<32 + len(w.cuts)
+	for _, m := range w.members {
+		flux += m.flux << 8
+		for _, b := range []bool{m.running, m.starting, m.leaving, m.paused, m.skewed} {
+			flux *= 3
+			if b {
+				flux++
+			}
+		}
+	}
+	return flux
+}
+
+// agreedLocked notes that the members of a side agree; whole says that it is
+// all of them.
+func (w *World) agreedLocked(side []*member, whole bool) {
+	domain, same := 0, true
+	for _, m := range side {
+		if m.domain == 0 {
+			continue
+		}
+		same = same && (domain == 0 || domain == m.domain)
+		domain = m.domain
+	}
+	if whole {
+		for _, m := range w.members {
+			m.out = false
+		}
+		w.unsettled, w.weak = false, false
+	} else if same && domain != 0 && !slices.ContainsFunc(side, func(m *member) bool { return m.domain == 0 }) {
+		return
+	}
+	if !same || domain == 0 {
+		w.domains++
+		domain = w.domains
+		w.ancestors[domain] = map[int]bool{domain: true}
+		for _, m := range side {
+			for a := range w.ancestors[m.last] {
+				w.ancestors[domain][a] = true
+			}
+		}
+	}
+	var names []string
+	for _, m := range side {
+		if m.running {
+			w.setDomainLocked(m, domain)
+			names = append(names, fmt.Sprint("n", m.number))
+		}
+	}
+	w.noteLocked("%s agree: domain %d", strings.Join(names, " "), domain)
+}
+
+// waitWhole waits until all members agree.
+func (w *World) waitWhole(most time.Duration) bool {
+	for began := time.Now(); time.Since(began) < most; {
+		synctest.Wait()
+		if w.look() {
+			return true
+		}
+		time.Sleep(watchEvery)
+	}
+	return false
+}
+
+// agree reports whether the nodes are ready and see each other and nobody
+// else, with equal tables.
+func agree(nodes []*peercache.Node) bool {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	var digest uint64
+	for i, n := range nodes {
+		members := n.Members()
+		if len(members) != len(nodes) {
+			return false
+		}
+		for _, other := range nodes {
+			incarnation := other.Self().Incarnation
+			if !slices.ContainsFunc(members, func(m peercache.Member) bool { return m.Incarnation == incarnation }) {
+				return false
+			}
+		}
+		stats := n.Stats()
+		if i > 0 && stats.TableDigest != digest || n.WaitReady(ended) != nil {
+			return false
+		}
+		digest = stats.TableDigest
+	}
+	return len(nodes) > 0
+}
+
+// describe says what each node sees.
+func (w *World) describe() string {
+	var b strings.Builder
+	for _, m := range w.members {
+		if !w.isRunning(m) {
+			fmt.Fprintf(&b, "n%d does not run\n", m.number)
+			continue
+		}
+		stats := m.node.Stats()
+		fmt.Fprintf(&b, "n%d: %s, table %016x, %d of %d shards filled:", m.number, stats.State, stats.TableDigest, stats.ShardsFilled, stats.ShardsOwned)
+		for _, p := range m.node.Members() {
+			fmt.Fprintf(&b, " %s=%s", p.Name, p.State)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

@@ -1,0 +1,216 @@
+package sim
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// plans are the kinds of scripts, by name. Each adds the steps.
+var plans = map[string]func(*generator){
+	"calm":   (*generator).planCalm,
+	"crash":  (*generator).planCrash,
+	"pause":  (*generator).planPause,
+	"deploy": (*generator).planDeploy,
+	"storm":  (*generator).planStorm,
+	"split":  (*generator).planSplit,
+	"links":  (*generator).planLinks,
+	"skew":   (*generator).planSkew,
+	"wild":   (*generator).planWild,
+	"tiny":   (*generator).planTiny,
+	"away":   (*generator).planAway,
+}
+
+func planNames() []string { return slices.Sorted(maps.Keys(plans)) }
+
+const (
+	shortWait = 50 * time.Millisecond
+	longWait  = 1500 * time.Millisecond
+)
+
+// planCalm has no faults at all, or a few gossip packets lost.
+func (g *generator) planCalm() {
+	if g.IntN(2) == 0 {
+		g.step(Step{Action: Lose, Count: g.IntN(20)})
+	}
+	g.step(Step{After: g.between(200*time.Millisecond, 2*time.Second), Action: Wait})
+}
+
+// planCrash kills nodes one after the other, and starts them again.
+func (g *generator) planCrash() {
+	for range 1 + g.IntN(2) {
+		i := g.IntN(g.script.Nodes)
+		how := []Action{Kill, Kill, Vanish, Restart}[g.IntN(4)]
+		g.step(Step{After: g.between(shortWait, longWait), Action: how, Node: i})
+		if how != Restart {
+			g.step(Step{After: g.between(shortWait, 4*time.Second), Action: Start, Node: i})
+		}
+		g.step(Step{After: g.between(0, 500*time.Millisecond), Action: Whole})
+	}
+}
+
+// planPause stops nodes one after the other, for less or more than it takes
+// until the others give them up.
+func (g *generator) planPause() {
+	for range 1 + g.IntN(3) {
+		i := g.IntN(g.script.Nodes)
+		g.step(Step{After: g.between(shortWait, longWait), Action: Pause, Node: i})
+		length := g.between(200*time.Millisecond, 4*time.Second)
+		if g.IntN(5) == 0 {
+			length = g.between(4*time.Second, 40*time.Second)
+		}
+		g.step(Step{After: length, Action: Resume, Node: i})
+		g.step(Step{After: g.between(0, 500*time.Millisecond), Action: Whole})
+	}
+}
+
+// planDeploy replaces nodes one by one, each leaving in good order.
+func (g *generator) planDeploy() {
+	for _, i := range g.some(1 + g.IntN(3)) {
+		g.step(Step{After: g.between(shortWait, 500*time.Millisecond), Action: Leave, Nodes: []int{i}})
+		g.step(Step{After: g.between(0, 500*time.Millisecond), Action: Join, Nodes: []int{i}})
+		if g.IntN(2) == 0 {
+			g.step(Step{Action: Whole})
+		}
+	}
+}
+
+// planStorm lets several leave and several join at the same time.
+func (g *generator) planStorm() {
+	for range 2 {
+		n := 1 + g.IntN(max(g.script.Nodes-1, 1))
+		nodes := g.some(n)
+		g.step(Step{After: g.between(shortWait, 500*time.Millisecond), Action: Leave, Nodes: nodes})
+		g.step(Step{After: g.between(0, longWait), Action: Join, Nodes: nodes})
+		if g.IntN(2) == 0 {
+			g.step(Step{Action: Whole})
+		}
+	}
+}
+
+// planSplit cuts the cluster in two, long enough for each side to go on, and
+// perhaps lets a node die meanwhile.
+func (g *generator) planSplit() {
+	s := g.script
+	s.Nodes = max(s.Nodes, 4)
+	side := g.some(1 + g.IntN(s.Nodes/2))
+	g.step(Step{After: g.between(shortWait, longWait), Action: Split, Nodes: side})
+	g.step(Step{After: g.between(shortWait, 6*time.Second), Action: Wait})
+	if g.IntN(4) == 0 {
+		i := g.IntN(s.Nodes)
+		g.step(Step{Action: []Action{Kill, Restart}[g.IntN(2)], Node: i})
+		g.step(Step{After: g.between(shortWait, 3*time.Second), Action: Start, Node: i})
+	}
+	if g.IntN(2) == 0 {
+		for _, i := range side {
+			for j := range s.Nodes {
+				if i != j {
+					g.step(Step{Action: Reset, Node: i, Other: j})
+				}
+			}
+		}
+	}
+	g.step(Step{After: g.between(0, 3*time.Second), Action: Heal})
+	g.step(Step{After: g.between(0, time.Second), Action: Wait})
+}
+
+// planLinks cuts links in one direction or both, slows them down, and breaks
+// connections. Nobody dies.
+func (g *generator) planLinks() {
+	for range 2 + g.IntN(4) {
+		two := g.some(2)
+		s := Step{After: g.between(shortWait, longWait), Node: two[0], Other: two[1]}
+		switch g.IntN(5) {
+		case 0:
+			s.Action = Cut
+		case 1:
+			s.Action = CutOneWay
+		case 2:
+			s.Action = Reset
+		case 3:
+			s.Action, s.Time = Slow, g.between(10*time.Millisecond, 200*time.Millisecond)
+		case 4:
+			s.Action, s.Count = Lose, g.IntN(40)
+		}
+		g.step(s)
+		if s.Action == Cut || s.Action == CutOneWay {
+			g.step(Step{After: g.between(shortWait, 5*time.Second), Action: Heal})
+		}
+	}
+}
+
+// planSkew sets clocks, a little and too far.
+func (g *generator) planSkew() {
+	for i := range g.script.Nodes {
+		if g.IntN(2) == 0 {
+			g.step(Step{Action: Skew, Node: i, Time: g.between(-200*time.Millisecond, 200*time.Millisecond)})
+		}
+	}
+	i := g.IntN(g.script.Nodes)
+	if g.IntN(2) == 0 {
+		g.step(Step{After: g.between(shortWait, longWait), Action: Skew, Node: i, Time: g.between(-3*time.Second, 3*time.Second)})
+		g.step(Step{After: g.between(shortWait, 3*time.Second), Action: Skew, Node: i})
+		g.step(Step{Action: Whole})
+	}
+	g.planCrash()
+}
+
+// planWild has everything at once.
+func (g *generator) planWild() {
+	n := g.script.Nodes
+	for range 4 + g.IntN(5) {
+		two := g.some(2)
+		s := Step{After: time.Duration(g.ExpFloat64() * float64(600*time.Millisecond)).Round(time.Millisecond), Node: two[0], Other: two[1]}
+		s.Action = []Action{Kill, Vanish, Start, Start, Restart, Pause, Resume, Resume, Join, Leave, Cut, CutOneWay, Split, Heal, Heal,
+			Reset, Slow, Lose}[g.IntN(18)]
+		switch s.Action {
+		case Join:
+			s.Nodes = g.some(n)
+		case Leave, Split:
+			s.Nodes = g.some(1 + g.IntN(n-1))
+		case Slow:
+			s.Time = g.between(0, 100*time.Millisecond)
+		case Lose:
+			s.Count = g.IntN(50)
+		}
+		g.step(s)
+	}
+}
+
+// planTiny has so little memory that all is evicted again and again.
+func (g *generator) planTiny() {
+	g.script.Pieces = 64 << 10
+	g.script.Size = 2000 + g.IntN(8000)
+	switch g.IntN(4) {
+	case 0:
+		g.planCrash()
+	case 1:
+		g.planPause()
+	case 2:
+		g.planDeploy()
+	default:
+		g.planCalm()
+	}
+}
+
+// planAway keeps a node, or a side, away for longer than a deleted key is
+// remembered.
+func (g *generator) planAway() {
+	i := g.IntN(g.script.Nodes)
+	away := g.between(5*time.Minute, 7*time.Minute)
+	g.clients(3 * time.Second)
+	for c := range g.script.Clients {
+		// Half of the calls while it is away, the rest when it is back.
+		calls := g.script.Clients[c]
+		calls[len(calls)*3/4].Think = away
+	}
+	g.step(Step{After: time.Second, Action: Wait})
+	if g.IntN(2) == 0 {
+		g.step(Step{Action: Pause, Node: i})
+		g.step(Step{After: away, Action: Resume, Node: i})
+	} else {
+		g.step(Step{Action: Split, Nodes: []int{i}})
+		g.step(Step{After: away, Action: Heal})
+	}
+	g.step(Step{After: 2 * time.Second, Action: Wait})
+}

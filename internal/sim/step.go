@@ -1,0 +1,253 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/peercache/peercache"
+)
+
+// step does one step of the script. Whatever makes no sense at that moment is
+// left out.
+func (w *World) step(s Step) {
+	w.note("step %v", s)
+	one, other := w.members[s.Node], w.members[s.Other]
+	switch s.Action {
+	case Kill:
+		w.kill(one, false)
+	case Vanish:
+		w.kill(one, true)
+	case Restart:
+		w.kill(one, false)
+		w.start(one)
+	case Start:
+		w.start(one)
+	case Pause:
+		w.pause(one)
+	case Resume:
+		w.resume(one)
+	case Join:
+		for _, i := range s.Nodes {
+			w.start(w.members[i])
+		}
+	case Leave:
+		for _, i := range s.Nodes {
+			w.shutdown(w.members[i])
+		}
+	case Cut:
+		w.cut(func(cuts map[[2]int]bool) { cuts[[2]int{s.Node, s.Other}], cuts[[2]int{s.Other, s.Node}] = true, true })
+		w.net.Cut(one.host.Name(), other.host.Name())
+	case CutOneWay:
+		w.cut(func(cuts map[[2]int]bool) { cuts[[2]int{s.Node, s.Other}] = true })
+		w.net.CutOneWay(one.host.Name(), other.host.Name())
+	case Split:
+		w.split(s.Nodes)
+	case Heal:
+		w.cut(func(cuts map[[2]int]bool) { clear(cuts) })
+		w.net.HealAll()
+	case Reset:
+		w.net.Reset(one.host.Name(), other.host.Name())
+	case Slow:
+		w.net.Delay(one.host.Name(), other.host.Name(), s.Time)
+	case Skew:
+		w.skew(one, s)
+	case Lose:
+		w.packets.lost.Store(uint64(s.Count))
+	case Whole:
+		w.background.Wait()
+		if !w.waitWhole(wholeTime) {
+			w.violate("agree", "the nodes do not agree within %v:\n%s", wholeTime, w.describe())
+		}
+	}
+}
+
+// kill ends a node's process. With silent nobody is told.
+func (w *World) kill(m *member, silent bool) {
+	w.mu.Lock()
+	if !m.running {
+		w.mu.Unlock()
+		return
+	}
+	m.running, m.paused = false, false
+	w.outLocked(m)
+	w.changedLocked()
+	w.mu.Unlock()
+	if silent {
+		m.host.Vanish()
+	} else {
+		m.host.Crash()
+	}
+	m.node.Close()
+}
+
+// start starts a node in the background.
+func (w *World) start(m *member) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m.running || m.starting {
+		return
+	}
+	m.starting = true
+	w.disturbLocked()
+	w.background.Go(func() {
+		node, caches, err := w.startNode(m)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		m.starting = false
+		if err != nil {
+			w.violations = append(w.violations, Violation{Kind: "start", Text: fmt.Sprintf("n%d does not start: %v", m.number, err)})
+			return
+		}
+		m.node, m.caches, m.running, m.paused, m.leaving = node, caches, true, false, false
+		w.setDomainLocked(m, 0)
+		m.last = 0
+		w.joinedLocked(m)
+		w.changedLocked()
+	})
+}
+
+// joinedLocked puts a node that has just started into the domain of the
+// others, when they have one and are well.
+func (w *World) joinedLocked(m *member) {
+	if len(w.cuts) > 0 {
+		return
+	}
+	domain := 0
+	for _, other := range w.members {
+		if other == m || !other.running {
+			continue
+		}
+		if other.out || other.domain == 0 || domain != 0 && other.domain != domain {
+			return
+		}
+		domain = other.domain
+	}
+	if !m.out {
+		w.setDomainLocked(m, domain)
+	}
+}
+
+func (w *World) startNode(m *member) (*peercache.Node, map[string]*peercache.Cache[string], error) {
+	config, err := w.config(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	node, err := peercache.Start(context.Background(), config)
+	if err != nil {
+		return nil, nil, err
+	}
+	caches := make(map[string]*peercache.Cache[string])
+	for _, name := range []string{cacheStore, cacheMixed, cacheLoads} {
+		var options peercache.Options[string]
+		if name != cacheStore {
+			options.Load = func(ctx context.Context, key string) (string, error) { return w.load(ctx, m, name, key) }
+		}
+		cache, err := peercache.New(node, name, options)
+		if err != nil {
+			node.Close()
+			return nil, nil, err
+		}
+		caches[name] = cache
+	}
+	return node, caches, nil
+}
+
+func (w *World) pause(m *member) {
+	w.mu.Lock()
+	if !m.running || m.paused {
+		w.mu.Unlock()
+		return
+	}
+	m.paused = true
+	w.outLocked(m)
+	w.mu.Unlock()
+	m.host.Pause()
+}
+
+func (w *World) resume(m *member) {
+	m.host.Resume()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m.paused = false
+	w.changedLocked()
+}
+
+// shutdown lets a node leave in the background.
+func (w *World) shutdown(m *member) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !m.running || m.leaving {
+		return
+	}
+	m.leaving = true
+	w.disturbLocked()
+	node := m.node
+	w.background.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+		defer cancel()
+		err := node.Shutdown(ctx)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if m.node != node || !m.running {
+			return // it was killed meanwhile
+		}
+		w.noteLocked("n%d has left: %v", m.number, err)
+		m.running, m.leaving, m.paused = false, false, false
+		m.host.Resume()
+		if err != nil {
+			w.outLocked(m)
+		}
+		w.setDomainLocked(m, 0)
+		left := 0
+		for _, other := range w.members {
+			if other.running {
+				left++
+			}
+		}
+		if left == 0 {
+			w.lossLocked()
+		}
+		w.changedLocked()
+	})
+}
+
+// split cuts some nodes from all others, and ends other cuts.
+func (w *World) split(nodes []int) {
+	in := make(map[int]bool)
+	for _, i := range nodes {
+		in[i] = true
+	}
+	var side, rest []string
+	for i := range w.members {
+		if in[i] {
+			side = append(side, hostOf(i))
+		} else {
+			rest = append(rest, hostOf(i))
+		}
+	}
+	w.cut(func(cuts map[[2]int]bool) {
+		clear(cuts)
+		for i := range w.members {
+			for j := range w.members {
+				if in[i] != in[j] {
+					cuts[[2]int{i, j}] = true
+				}
+			}
+		}
+	})
+	w.net.Partition(side, rest)
+}
+
+// farOff is from where on a clock keeps its node out of the tables.
+const farOff = 400e6
+
+func (w *World) skew(m *member, s Step) {
+	w.mu.Lock()
+	m.skewed = s.Time.Abs() > farOff
+	if m.skewed && m.running {
+		w.outLocked(m)
+	}
+	w.disturbLocked()
+	w.mu.Unlock()
+	m.host.SetSkew(s.Time)
+}
