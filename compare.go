@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	compareEvery   = 500 * time.Millisecond
+	compareEvery   = 400 * time.Millisecond
+	comparePause   = 100 * time.Millisecond // what is on its way has that long to arrive before it counts as missing
 	compareTimeout = time.Second
 	maxCompared    = 1024 // shards in one request
 )
@@ -26,7 +27,7 @@ const (
 
 // compares lets the holders of a shard find out who missed a write: whatever
 // was lost between them, because a link was cut, a connection refused, a stamper
-// died or a caller did not wait, shows as a difference of their vectors. A holder
+// died, a caller did not wait or a copy of a load was not sent again, shows as a difference of their vectors. A holder
 // tells the others how far it is, of the shards that changed since they last
 // agreed; who is behind gets what it lacks from the one who told it.
 type compares struct {
@@ -61,7 +62,7 @@ func (c *compares) run(ctx context.Context) {
 // A comparison is what one member is told in a round.
 type comparison struct {
 	with    Member
-	shards  []int
+	shards  []shardMarks
 	changes []uint32
 	lacks   int // of the shards, how many it may lack something of
 }
@@ -71,6 +72,9 @@ func (c *compares) round(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	comparisons := c.dueLocked()
+	if len(comparisons) > 0 {
+		sleep(ctx, comparePause)
+	}
 	var wait sync.WaitGroup
 	for _, k := range comparisons {
 		agreed := c.agreed[k.with.Incarnation]
@@ -83,9 +87,9 @@ func (c *compares) round(ctx context.Context) {
 	lacks := 0
 	for _, k := range comparisons {
 		lacks += k.lacks
-		for i, shard := range k.shards {
-			if c.agreed[k.with.Incarnation][shard] != k.changes[i] {
-				c.done[shard] = k.changes[i] - 1
+		for i, s := range k.shards {
+			if c.agreed[k.with.Incarnation][s.shard] != k.changes[i] {
+				c.done[s.shard] = k.changes[i] - 1
 			}
 		}
 	}
@@ -111,6 +115,7 @@ func (c *compares) dueLocked() map[uint64]*comparison {
 		if changes == 0 || !v.holds(c.n.incarnation, shard) {
 			continue
 		}
+		how := shardMarks{shard, c.n.vectors.marks(shard)}
 		for _, m := range v.holdersOf(shard) {
 			if m.Incarnation == c.n.incarnation {
 				continue
@@ -126,7 +131,7 @@ func (c *compares) dueLocked() map[uint64]*comparison {
 				k = &comparison{with: m}
 				due[m.Incarnation] = k
 			}
-			k.shards, k.changes = append(k.shards, shard), append(k.changes, changes)
+			k.shards, k.changes = append(k.shards, how), append(k.changes, changes)
 		}
 	}
 	c.serial = v.serial
@@ -141,28 +146,29 @@ func (c *compares) compare(ctx context.Context, k *comparison, agreed *[shardCou
 		if err != nil {
 			return
 		}
-		var behind []int
 		for i, verdict := range verdicts {
 			if verdict&(youLack|notHolder) == 0 {
-				agreed[part[i]] = k.changes[first+i]
+				agreed[part[i].shard] = k.changes[first+i]
 				k.lacks--
 			}
-			if verdict&(iLack|notHolder) == iLack {
-				behind = append(behind, part[i])
-			}
 		}
-		c.n.handoff.behind(k.with, behind)
 	}
+}
+
+// A shardMarks is how far a node is with a shard.
+type shardMarks struct {
+	shard int
+	marks []mark
 }
 
 // callCompare tells a member how far this node is with shards, and returns a
 // verdict for each.
-func (n *Node) callCompare(ctx context.Context, m Member, shards []int) ([]uint8, error) {
+func (n *Node) callCompare(ctx context.Context, m Member, shards []shardMarks) ([]uint8, error) {
 	b := wire.AppendUvarint(nil, uint64(len(shards)))
-	for _, shard := range shards {
-		b = wire.AppendUint16(b, uint16(shard))
-		b = wire.AppendUint64(b, n.store.clearDigest(shard))
-		b = appendMarks(b, n.vectors.marks(shard))
+	for _, s := range shards {
+		b = wire.AppendUint16(b, uint16(s.shard))
+		b = wire.AppendUint64(b, n.store.clearDigest(s.shard))
+		b = appendMarks(b, s.marks)
 	}
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()

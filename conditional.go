@@ -144,9 +144,7 @@ func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
 		return
 	}
 	defer endTurn()
-	if !n.handoff.filled(shard) {
-		n.copyFromCoOwners(ctx, sp, w.key, true)
-	}
+	n.handoff.settle(ctx, sp, w.key, shard)
 	if w.err = n.decide(ctx, sp, w); errors.Is(w.err, errBehind) {
 		// Something did not reach this node, a copy of a load say. The condition
 		// may be about that.

@@ -22,7 +22,7 @@ func (n *Node) keepFill(sp *space, key string, e *entry, f *flight) bool {
 		case err != nil:
 			return false
 		case applied:
-			n.fills.add(sp, key, *e)
+			n.fills.add(stamped{sp: sp, key: key, number: n.vectors.number(shardOf(sp.keyspace, key)), entry: *e})
 			return true
 		case !held.floor || e.order.v.Compare(held.order.w) <= 0:
 			return false
@@ -36,7 +36,7 @@ func (n *Node) keepFill(sp *space, key string, e *entry, f *flight) bool {
 
 // fills gathers what was loaded and sends it to the other owners a moment
 // later, many entries together. Nobody waits for that, and nothing is sent
-// twice: a copy that gets lost is loaded again, or found by the next sync.
+// twice: a copy that gets lost is found missing when the owners compare.
 type fills struct {
 	n *Node
 
@@ -45,13 +45,13 @@ type fills struct {
 	timer   bool      // guarded by mu: a flush is due
 }
 
-func (f *fills) add(sp *space, key string, e entry) {
+func (f *fills) add(it stamped) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.waiting) >= maxFillsWaiting {
 		return
 	}
-	f.waiting = append(f.waiting, stamped{sp: sp, key: key, entry: e})
+	f.waiting = append(f.waiting, it)
 	if !f.timer {
 		f.timer = f.n.spawn(f.flush)
 	}
@@ -99,7 +99,7 @@ func (f *fills) deliver(ctx context.Context, d *delivery) []outranked {
 	if err != nil || reply.Code != replyOK {
 		return nil
 	}
-	refused, err := f.n.readApplied(reply.Body, len(d.items))
+	refused, err := f.n.readApplied(reply.Body, d)
 	if err != nil {
 		return nil
 	}

@@ -13,6 +13,7 @@ const (
 	syncRetry     = 20 * time.Millisecond // doubles up to lastSyncRetry
 	lastSyncRetry = 500 * time.Millisecond
 	syncAtOnce    = 4                // sources that are asked at the same time
+	reuniteTime   = 3 * time.Second  // how long after a pause the others are waited for: those who died meanwhile are in no table then
 	dropGrace     = 30 * time.Second // how long a shard that is owned no more is kept
 )
 
@@ -35,7 +36,8 @@ type handoff struct {
 	met   signal // fired when the others were asked for after a pause
 	pace  pace   // of what others copy from here
 
-	alone          atomic.Bool // after a pause, until then: who is in the view may have lost sight of this node, or it of them
+	alone          atomic.Bool  // after a pause, until then: who is in the view may have lost sight of this node, or it of them
+	resumed        atomic.Int64 // when the last pause ended, on the node's clock
 	merges         atomic.Int64
 	received, sent atomic.Int64 // bytes
 
@@ -50,6 +52,7 @@ type handoff struct {
 type filling struct {
 	fresh  bool     // the node had nothing of the shard
 	all    bool     // all holders have to be heard, and not only those in former
+	absent bool     // it was only away: who has applied no more than this node has nothing for it
 	former []Member // who else may have it: its owners before, another side's, or who has what was missed
 }
 
@@ -76,19 +79,29 @@ func (h *handoff) filled(shard int) bool { return h.state[shard].Load() <= shard
 // settle makes what this node holds of a key good to be served. A shard that
 // may have missed writes is compared with the other owners' first, and so is
 // one that is being filled: what it holds may have been copied from an owner
-// that did not know yet that later writes have to come here.
-func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) {
-	if h.filled(shard) {
-		return
-	}
-	stale := h.state[shard].Load() == shardStale
-	if met := h.met.next(); stale && h.alone.Load() {
-		select {
-		case <-met:
-		case <-ctx.Done():
+// that did not know yet that later writes have to come here. It reports whether
+// all of them answered.
+//
+// After a pause nothing is served before the others have answered, for as long
+// as it takes them to be found or to leave the table.
+func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) bool {
+	for !h.filled(shard) {
+		if met := h.met.next(); h.alone.Load() && h.state[shard].Load() == shardStale {
+			select {
+			case <-met:
+			case <-ctx.Done():
+				return false
+			}
+		}
+		absent := h.fromAll(shard) && h.state[shard].Load() == shardStale
+		if h.n.copyFromCoOwners(ctx, sp, key, absent) {
+			return true
+		}
+		if !absent || h.n.clock.Elapsed()-time.Duration(h.resumed.Load()) > reuniteTime || ctx.Err() != nil {
+			return false
 		}
 	}
-	h.n.copyFromCoOwners(ctx, sp, key, stale && h.fromAll(shard))
+	return true
 }
 
 // reunite asks for the others after a pause, before what this node holds is
@@ -186,6 +199,7 @@ func (h *handoff) fillLocked(shard int, now filling) {
 	if f := h.from[shard]; f != nil {
 		now.all = now.all || f.all
 		now.fresh = now.fresh && f.fresh
+		now.absent = now.absent && f.absent
 		for _, m := range f.former {
 			if !contains(now.former, m.Incarnation) {
 				now.former = append(now.former, m)
@@ -231,30 +245,34 @@ func (h *handoff) keepForAWhile(shard int) {
 // fromAll reports whether all who hold a shard have to be heard before it is
 // good again.
 func (h *handoff) fromAll(shard int) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	f := h.from[shard]
+	f := h.fillingOf(shard)
 	return f == nil || f.all
 }
 
 // isFresh reports whether this node has nothing of a shard but what it copied
 // and what came since it became an owner.
 func (h *handoff) isFresh(shard int) bool {
+	f := h.fillingOf(shard)
+	return f != nil && f.fresh
+}
+
+// fillingOf returns the attempt under way to fill or mend a shard; nil: none is.
+func (h *handoff) fillingOf(shard int) *filling {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.from[shard]
-	return f != nil && f.fresh
+	return h.from[shard]
 }
 
 // stale marks all shards that this node owns as perhaps outdated.
 func (h *handoff) stale() {
+	h.resumed.Store(int64(h.n.clock.Elapsed()))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v := h.n.view.Load()
 	for shard := range shardCount {
 		if v.holds(h.n.incarnation, shard) {
 			h.state[shard].CompareAndSwap(shardFilled, shardStale)
-			h.fillLocked(shard, filling{all: true})
+			h.fillLocked(shard, filling{all: true, absent: true})
 		}
 	}
 	h.alone.Store(true)
@@ -274,9 +292,7 @@ func (h *handoff) wakeUp() {
 // have what it missed.
 func (h *handoff) sources(shard int) []Member {
 	v := h.n.view.Load()
-	h.mu.Lock()
-	f := h.from[shard]
-	h.mu.Unlock()
+	f := h.fillingOf(shard)
 	var asked []Member
 	if f == nil || f.all {
 		asked = v.holdersOf(shard)

@@ -326,6 +326,7 @@ func readOwners(body []byte) ([]Member, error) {
 type got struct {
 	entry    entry
 	held     bool     // entry is what the member holds, a tombstone even
+	floor    Version  // when it was asked for what it holds, and that is nothing: what stands for what it forgot
 	notOwner []Member // who owns the key in the member's table
 }
 
@@ -339,7 +340,12 @@ func (n *Node) callGet(ctx context.Context, m Member, sp *space, key string, mod
 	}
 	switch reply.Code {
 	case replyAbsent:
-		return got{}, nil
+		r := wire.NewReader(reply.Body)
+		if r.Len() == 0 {
+			return got{}, nil
+		}
+		floor := readVersion(&r)
+		return got{floor: floor}, r.End()
 	case replyEntry:
 		r := wire.NewReader(reply.Body)
 		e := n.timer(m.Incarnation).readEntry(&r)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -79,37 +80,52 @@ func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result
 
 // copyFromCoOwners takes over what the other owners hold of a key, the former
 // owners included while the shard is being filled. Those who do not answer
-// soon are left out. settled says that this node serves what it holds: then
-// those who seem to be out of reach are asked as well.
-func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, settled bool) {
+// soon are left out. absent says that this node was away: then those who seem to
+// be out of reach are asked as well. It reports whether all answered.
+func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, absent bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
 	var wait sync.WaitGroup
+	var silent atomic.Bool
 	for _, m := range n.handoff.sources(shardOf(sp.keyspace, key)) {
-		if settled || n.peers.healthy(m) {
-			wait.Go(func() { n.copyFrom(ctx, m, sp, key) })
+		if !absent && !n.peers.healthy(m) {
+			silent.Store(true)
+			continue
 		}
+		wait.Go(func() {
+			if !n.copyFrom(ctx, m, sp, key) {
+				silent.Store(true)
+			}
+		})
 	}
 	wait.Wait()
+	return !silent.Load()
 }
 
 // copyFrom takes over what one member holds of a key. A connection that broke
-// is made again: after a pause of this node all do.
-func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) {
+// is made again: after a pause of this node all do. It returns false when the
+// member did not answer and may be living.
+func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) bool {
 	for ctx.Err() == nil {
 		got, err := n.callGet(ctx, m, sp, key, getLookup, false, nil)
-		if err == nil && got.held {
-			from := fromOther
-			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
-				from = fromAhead
-			}
-			n.store.apply(sp, key, got.entry, from)
+		fresh := n.handoff.isFresh(shardOf(sp.keyspace, key))
+		switch {
+		case err != nil:
+		case got.held && fresh:
+			n.store.apply(sp, key, got.entry, fromAhead)
+		case got.held:
+			n.store.apply(sp, key, got.entry, fromOther)
+		case !fresh:
+			// What is held here may have been deleted there meanwhile, and the
+			// deletion forgotten.
+			n.store.dropUnder(sp, key, got.floor)
 		}
 		if err == nil || isGone(err) {
-			return
+			return true
 		}
 		sleep(ctx, busyPause)
 	}
+	return false
 }
 
 // A lender is a caller from another process that can load by itself: lend
@@ -274,7 +290,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		if e, ok := n.store.peek(sp, g.key); ok {
 			return n.entryReply(&e)
 		}
-		return mux.Reply{Code: replyAbsent}
+		return mux.Reply{Code: replyAbsent, Body: appendVersion(nil, n.store.floorOf(sp, g.key))}
 	}
 	v := n.view.Load()
 	shard := shardOf(sp.keyspace, g.key)

@@ -23,7 +23,7 @@ type stamped struct {
 	sp     *space
 	key    string
 	op     uint64 // 0: not a write
-	number uint64 // which of its stamper's writes to the shard it is; 0: not known
+	number uint64 // which of its stamper's writes and fills of the shard it is; 0: not known
 	entry  entry
 }
 
@@ -78,36 +78,93 @@ func (n *Node) finishForStamper(ctx context.Context, sp *space, w *write) {
 	w.err = outcome.errorOf(0)
 }
 
+// A stamping is a plain write that this node stamps.
+type stamping struct {
+	write *write
+	item  stamped
+}
+
 // stampPlain stamps writes whatever is there.
 func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
-	items := make([]stamped, 0, len(writes))
-	index := make([]*write, 0, len(writes))
+	n.settleEach(ctx, sp, writes)
+	pending := make([]*stamping, 0, len(writes))
 	for _, w := range writes {
-		item := stamped{sp: sp, key: w.key, op: w.op, entry: n.entryOfWrite(w)}
-		if w.err = n.applyOwn(&item); w.err != nil {
-			continue
+		s := &stamping{w, stamped{sp: sp, key: w.key, op: w.op, entry: n.entryOfWrite(w)}}
+		if n.stampOne(s) {
+			pending = append(pending, s)
 		}
-		w.version = item.entry.order.w
-		items = append(items, item)
-		index = append(index, w)
 	}
-	for round := 0; ; round++ {
+	for round := 0; len(pending) > 0; round++ {
+		items := make([]stamped, len(pending))
+		for i, s := range pending {
+			items[i] = s.item
+		}
 		outcome := n.spread(ctx, items)
-		if len(outcome.higher) == 0 || round == maxRestamps {
-			for i, w := range index {
-				w.err = outcome.errorOf(i)
+		var again []*stamping
+		for i, s := range pending {
+			s.write.err = outcome.errorOf(i)
+			// Somebody holds something later than the stamp: move past it, or
+			// the write would be acknowledged and not be there.
+			if round < maxRestamps && !n.followed(ctx, &s.item, outcome.above[i]) && n.stampOne(s) {
+				again = append(again, s)
 			}
-			return
 		}
-		// Somebody holds something later than the stamp: move past it, or the
-		// write would be acknowledged and not be there.
-		for i := range outcome.higher {
-			w := index[i]
-			if w.err = n.applyOwn(&items[i]); w.err == nil {
-				w.version = items[i].entry.order.w
-			}
+		pending = again
+	}
+}
+
+// stampOne stamps a write and applies it here. It returns false when that
+// failed.
+func (n *Node) stampOne(s *stamping) bool {
+	if s.write.err = n.applyOwn(&s.item); s.write.err != nil {
+		return false
+	}
+	s.write.version = s.item.entry.order.w
+	return true
+}
+
+// settleEach settles what this node holds of the keys that are written, so
+// that their stamps go past what others know and this node has yet to learn.
+func (n *Node) settleEach(ctx context.Context, sp *space, writes []*write) {
+	var wait sync.WaitGroup
+	limit := make(chan struct{}, loadsAtOnce)
+	for _, w := range writes {
+		if shard := shardOf(sp.keyspace, w.key); !n.handoff.filled(shard) {
+			limit <- struct{}{}
+			wait.Go(func() {
+				defer func() { <-limit }()
+				n.handoff.settle(ctx, sp, w.key, shard)
+			})
 		}
 	}
+	wait.Wait()
+}
+
+// followed reports whether nothing that other owners hold makes it necessary
+// to stamp a write anew. It need not be when a later write of the key has come
+// since: this node applied its own first, where it could be seen, and then the
+// later one.
+//
+//  1. A write is stamped here, and waits for a silent owner. 2. It is read, and
+//     replaced by a conditional write. 3. The owner wakes up, and gets the
+//     conditional write first. 4. It says that it holds something later.
+//
+// A stamp past that would undo the conditional write.
+func (n *Node) followed(ctx context.Context, it *stamped, above []outranked) bool {
+	for _, a := range above {
+		if !a.entry {
+			return false // a floor or a stage, not a write that is there
+		}
+		if n.store.standing(it.sp, it.key).order.compare(a.by) < 0 {
+			ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
+			n.copyFrom(ctx, a.at, it.sp, it.key)
+			cancel()
+		}
+		if n.store.standing(it.sp, it.key).order.compare(it.entry.order) <= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (n *Node) entryOfWrite(w *write) entry {
@@ -142,12 +199,25 @@ func (n *Node) applyOwn(w *stamped) error {
 	}
 }
 
+// An outranked is an item that an owner did not apply, and what is above it
+// there.
+type outranked struct {
+	item  int
+	at    Member
+	by    order
+	entry bool // of an entry, and not of a floor or of a stage
+}
+
+func newOutcome() *spreadOutcome {
+	return &spreadOutcome{above: make(map[int][]outranked), missing: make(map[int][]Member)}
+}
+
 // spreadOutcome says what became of entries that were sent to their other
 // owners.
 type spreadOutcome struct {
-	higher  map[int]bool     // items of which some owner holds something later
-	missing map[int][]Member // items that owners which may be living did not confirm
-	cause   error            // why the waiting for those ended
+	above   map[int][]outranked // items of which some owner holds something later
+	missing map[int][]Member    // items that owners which may be living did not confirm
+	cause   error               // why the waiting for those ended
 }
 
 func (o *spreadOutcome) errorOf(i int) error {
@@ -161,7 +231,7 @@ func (o *spreadOutcome) errorOf(i int) error {
 // and waits until every one has confirmed, refused a connection, or is in the
 // view no more. When ctx ends first the rest goes on in the background.
 func (n *Node) spread(ctx context.Context, items []stamped) *spreadOutcome {
-	outcome := &spreadOutcome{higher: make(map[int]bool), missing: make(map[int][]Member)}
+	outcome := newOutcome()
 	sent := make(map[uint64]map[int]bool) // by incarnation: the items that it was sent
 	for {
 		// The tables are read again before the end: an owner that appeared
@@ -185,8 +255,8 @@ type delivery struct {
 	body  []byte
 	done  chan struct{}
 
-	higher []outranked // constant after done, like err: which of items it holds something later of
-	err    error       // nil: confirmed; or it is known not to be there
+	above []outranked // constant after done, like err: which of items it holds something later of
+	err   error       // nil: confirmed; or it is known not to be there
 }
 
 // deliveriesFor lists what has to be sent to whom beyond what was sent.
@@ -231,8 +301,8 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 		}
 		select {
 		case <-d.done:
-			for _, h := range d.higher {
-				outcome.higher[d.items[h.item]] = true
+			for _, a := range d.above {
+				outcome.above[d.items[a.item]] = append(outcome.above[d.items[a.item]], a)
 			}
 			if d.err == nil {
 				continue
@@ -259,7 +329,7 @@ func (n *Node) runDelivery(life context.Context, d *delivery) {
 		cancel()
 		switch {
 		case err == nil && reply.Code == replyOK:
-			d.higher, d.err = n.readApplied(reply.Body, len(d.items))
+			d.above, d.err = n.readApplied(reply.Body, d)
 			return
 		case isGone(err):
 			return
@@ -322,6 +392,7 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 		if !applied && (it.op != 0 || held.floor) {
 			highers++
 			higher = wire.AppendUvarint(higher, uint64(i))
+			higher = wire.AppendBool(higher, held.entry)
 			higher = appendOrder(higher, held.order)
 		}
 	}
@@ -334,7 +405,7 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 		for i := range news {
 			sent[from.Incarnation][i] = true
 		}
-		n.deliver(ctx, n.deliveriesFor(news, sent), &spreadOutcome{higher: make(map[int]bool), missing: make(map[int][]Member)})
+		n.deliver(ctx, n.deliveriesFor(news, sent), newOutcome())
 	}
 	return mux.Reply{Body: append(wire.AppendUvarint(nil, highers), higher...)}
 }
@@ -350,33 +421,26 @@ func (n *Node) applyFrom(it *stamped) (held standing, applied bool) {
 		n.store.forgo(it.sp, it.key, it.entry.order)
 		applied = true
 	}
-	// A write that a floor or a stage keeps out comes again with a later stamp,
-	// or its stamper dies: then it is missing here.
+	// What a floor or a stage keeps out comes again with a later stamp, or its
+	// stamper dies: then it is missing here.
 	if applied || held.entry && held.order.compare(it.entry.order) >= 0 {
-		n.vectors.saw(shard, it.entry.order.w.incarnation, it.number)
+		n.vectors.saw(shard, it.entry.order.v.incarnation, it.number)
 	}
 	return held, applied
 }
 
-// An outranked is an item that an owner did not apply, and what is above it there.
-type outranked struct {
-	item int
-	by   order
-}
-
 // readApplied reads the reply to opApply and moves the clock past what the
 // other owner holds.
-func (n *Node) readApplied(body []byte, count int) (refused []outranked, err error) {
+func (n *Node) readApplied(body []byte, d *delivery) (above []outranked, err error) {
 	r := wire.NewReader(body)
-	for range r.Count(count, 18) {
-		i := int(r.Uvarint())
-		held := readOrder(&r)
-		if i >= count {
+	for range r.Count(len(d.items), 19) {
+		a := outranked{item: int(r.Uvarint()), at: d.to, entry: r.Bool(), by: readOrder(&r)}
+		if a.item >= len(d.items) {
 			return nil, errors.New("peercache: reply to opApply names an entry that was not sent")
 		}
-		n.hlc.observe(held.w.time)
-		n.hlc.observe(held.v.time)
-		refused = append(refused, outranked{i, held})
+		n.hlc.observe(a.by.w.time)
+		n.hlc.observe(a.by.v.time)
+		above = append(above, a)
 	}
-	return refused, r.End()
+	return above, r.End()
 }

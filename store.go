@@ -223,15 +223,33 @@ func (s *store) applyOn(sp *space, key string, e entry, from source, base *order
 
 // forgo drops what is held of a key, for something later that cannot be held.
 func (s *store) forgo(sp *space, key string, o order) {
+	s.removeIf(sp, key, o.isWrite(), func(held order) bool { return held.compare(o) < 0 })
+	s.raiseGC(shardOf(sp.keyspace, key), o.w)
+}
+
+// dropUnder drops what is held of a key that follows a write at or below floor.
+func (s *store) dropUnder(sp *space, key string, floor Version) {
+	if !floor.IsZero() {
+		s.removeIf(sp, key, false, func(held order) bool { return held.w.Compare(floor) <= 0 })
+	}
+}
+
+func (s *store) removeIf(sp *space, key string, write bool, pick func(held order) bool) {
 	k := sp.key(key)
-	s.lru.Apply(k, new(lru.Meta), nil, func(old lru.Old) lru.Verdict {
-		if old.Exists && orderOf(old.Version).compare(o) < 0 {
+	verdict, err := s.lru.Apply(k, new(lru.Meta), nil, func(old lru.Old) lru.Verdict {
+		if old.Exists && pick(orderOf(old.Version)) {
 			return lru.Remove
 		}
 		return lru.Keep
 	})
-	s.raiseGC(int(k.Shard), o.w)
-	s.changed(sp, key, k.Hash, o.isWrite())
+	if err == nil && verdict == lru.Remove {
+		s.changed(sp, key, k.Hash, write)
+	}
+}
+
+// floorOf returns the floor that a key is under.
+func (s *store) floorOf(sp *space, key string) Version {
+	return s.floors[shardOf(sp.keyspace, key)].Load().under(sp.id)
 }
 
 // changed drops what was derived from the value before.

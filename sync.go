@@ -74,23 +74,27 @@ func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, gi
 	}
 }
 
-// compared asks a source which shards it has more of, as far as this node has
-// a past in them that can be compared, and returns those and the others.
+// compared asks a source which shards it has more of, as far as this node was
+// only away, and returns those and the others.
 func (h *handoff) compared(ctx context.Context, source Member, shards []int, given func(int)) (rest []int, err error) {
-	var stale []int
+	var absent []int
 	for _, shard := range shards {
-		if h.state[shard].Load() == shardStale {
-			stale = append(stale, shard)
+		if f := h.fillingOf(shard); f != nil && f.absent {
+			absent = append(absent, shard)
 		} else {
 			rest = append(rest, shard)
 		}
 	}
-	for len(stale) > 0 {
-		part := stale[:min(len(stale), maxCompared)]
-		stale = stale[len(part):]
-		verdicts, err := h.n.callCompare(ctx, source, part)
+	for len(absent) > 0 {
+		part := absent[:min(len(absent), maxCompared)]
+		absent = absent[len(part):]
+		how := make([]shardMarks, len(part))
+		for i, shard := range part {
+			how[i] = shardMarks{shard, h.n.vectors.marks(shard)}
+		}
+		verdicts, err := h.n.callCompare(ctx, source, how)
 		if err != nil {
-			return slices.Concat(rest, part, stale), err
+			return slices.Concat(rest, part, absent), err
 		}
 		for i, verdict := range verdicts {
 			if verdict&(iLack|notHolder) == 0 {

@@ -11,8 +11,9 @@ const (
 	maxSpans    = 16 // runs of one stamper's writes that came out of turn
 )
 
-// A mark says that a holder of a shard has applied every write that one
-// stamper numbered up to a number, or something later of the same keys.
+// A mark says that a holder of a shard has applied everything that one stamper
+// numbered up to a number, or something later of the same keys. Who loaded a
+// value is here the stamper of the fill.
 type mark struct {
 	stamper uint64 // an incarnation
 	upTo    uint64
