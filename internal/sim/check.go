@@ -81,6 +81,10 @@ func (c *checker) check() {
 	}
 	for _, op := range c.ops {
 		switch {
+		case op.conditional() && op.Outcome == Done:
+			// It was decided by what was there before.
+			c.checkRead(&Op{Client: op.Client, Node: op.Node, Kind: op.Kind, Cache: op.Cache, Key: op.Key, Value: op.Old,
+				Call: op.Call, Return: op.Return}, writers)
 		case op.reads() && op.Outcome == Done:
 			c.checkRead(op, writers)
 		case op.domain() == 0 || op.Return.Weak:

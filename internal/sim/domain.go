@@ -233,6 +233,7 @@ func (w *World) fluxLocked() int {
 // agreedLocked notes that the members of a side agree; whole says that it is
 // all of them.
 func (w *World) agreedLocked(side []*member, whole bool) {
+	side = slices.DeleteFunc(slices.Clone(side), func(m *member) bool { return !m.running })
 	domain, same := 0, true
 	for _, m := range side {
 		if m.domain == 0 {
@@ -261,10 +262,8 @@ func (w *World) agreedLocked(side []*member, whole bool) {
 	}
 	var names []string
 	for _, m := range side {
-		if m.running {
-			w.setDomainLocked(m, domain)
-			names = append(names, fmt.Sprint("n", m.number))
-		}
+		w.setDomainLocked(m, domain)
+		names = append(names, fmt.Sprint("n", m.number))
 	}
 	w.noteLocked("%s agree: domain %d", strings.Join(names, " "), domain)
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,34 +49,60 @@ func (c *checker) checkLinear() {
 	if domain == 0 {
 		return
 	}
-	if porcupine.CheckOperationsTimeout(register, history, linearTime) == porcupine.Illegal {
-		c.violate("not linearizable", "%d calls of domain %d", len(history), domain)
+	if porcupine.CheckOperationsTimeout(register, history, linearTime) != porcupine.Illegal {
+		return
 	}
+	kind := "not linearizable"
+	if porcupine.CheckOperationsTimeout(register, again(history), linearTime) != porcupine.Illegal {
+		kind = "written twice"
+	}
+	c.violate(kind, "%d calls of domain %d", len(history), domain)
+}
+
+// A repeat is a Set or Delete that may have taken effect once more, or not.
+type repeat struct{ op *Op }
+
+// again adds to a history that each Set and Delete may have taken effect a second time
+// before it returned. It tells one fault from others.
+func again(history []porcupine.Operation) []porcupine.Operation {
+	more := slices.Clone(history)
+	for _, o := range history {
+		if op := o.Input.(*Op); !op.conditional() && op.writes() {
+			o.Input, o.ClientId = repeat{op}, len(more)
+			more = append(more, o)
+		}
+	}
+	return more
 }
 
 // register is a key as its callers see it: its value, "" for none. A value
 // that was loaded may vanish, and another load take its place.
-var register = porcupine.Model{
-	Init: func() any { return "" },
-	Step: func(state, input, _ any) (bool, any) {
-		held, op := state.(string), input.(*Op)
+var register = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{""} },
+	Step: func(state, input, _ any) []any {
+		held := state.(string)
+		if r, ok := input.(repeat); ok {
+			return []any{held, r.op.Value}
+		}
+		op := input.(*Op)
 		free := held == "" || isLoad(held)
+		matches := func(value string) bool { return value == held || free && (value == "" || isLoad(value)) }
 		switch {
+		case op.reads() && matches(op.Value):
+			return []any{op.Value}
 		case op.reads():
-			ok := op.Value == held || free && (op.Value == "" || isLoad(op.Value))
-			return ok, op.Value
+			return nil
 		case op.deletes():
-			return true, ""
-		case op.conditional():
-			ok := op.Old == held || free && (op.Old == "" || isLoad(op.Old))
-			if op.Outcome == Unknown && !ok {
-				return true, held // it failed, or will
-			}
-			return ok, op.Value
+			return []any{""}
+		case op.conditional() && op.Outcome == Unknown && !matches(op.Old):
+			return []any{held} // it failed, or will
+		case op.conditional() && !matches(op.Old):
+			return nil
 		default:
-			return true, op.Value
+			return []any{op.Value}
 		}
 	},
-}
+	Equal: func(a, b any) bool { return a == b },
+}).ToModel()
 
 func isLoad(value string) bool { return strings.HasPrefix(value, "L") }
