@@ -198,11 +198,12 @@ func (g *generator) planTiny() {
 func (g *generator) planAway() {
 	i := g.IntN(g.script.Nodes)
 	away := g.between(5*time.Minute, 7*time.Minute)
-	g.clients(3 * time.Second)
+	g.clients(4 * time.Second)
 	for c := range g.script.Clients {
-		// Half of the calls while it is away, the rest when it is back.
+		// Most of the calls before and while it is away, the rest when it is
+		// back.
 		calls := g.script.Clients[c]
-		calls[len(calls)*3/4].Think = away
+		calls[len(calls)*3/4].Think = away - 2*time.Second
 	}
 	g.step(Step{After: time.Second, Action: Wait})
 	if g.IntN(2) == 0 {
@@ -212,5 +213,5 @@ func (g *generator) planAway() {
 		g.step(Step{Action: Split, Nodes: []int{i}})
 		g.step(Step{After: away, Action: Heal})
 	}
-	g.step(Step{After: 2 * time.Second, Action: Wait})
+	g.step(Step{After: 4 * time.Second, Action: Wait})
 }

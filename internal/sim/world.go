@@ -184,6 +184,12 @@ func (w *World) end() {
 	}
 }
 
+func (w *World) isPaused(m *member) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return m.paused
+}
+
 func hostOf(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
 
 func addrOf(i int) string { return hostOf(i) + ":" + port }
@@ -200,7 +206,7 @@ func (w *World) config(m *member) (peercache.Config, error) {
 		Listener:    listener,
 		Copies:      w.script.Copies,
 		MaxBytes:    w.script.Pieces,
-		DialContext: w.packets.dialer(m.host.DialContext),
+		DialContext: w.packets.dialer(m.host.DialContext, func() bool { return w.isPaused(m) }),
 		Events: &peercache.Events{
 			MemberJoined:  func(p peercache.Member) { w.note("n%d sees %s, %s", m.number, p.Name, p.State) },
 			MemberChanged: func(_, p peercache.Member) { w.note("n%d sees %s, %s", m.number, p.Name, p.State) },
