@@ -70,7 +70,10 @@ func (c *checker) violate(kind, format string, args ...any) {
 }
 
 // evicts reports whether entries may vanish.
-func (c *checker) evicts() bool { return c.result.Script.Pieces > 0 }
+func (c *checker) evicts() bool { return c.result.Script.Pieces > 0 || c.key[0] == cacheBrief }
+
+// expirySlack is what clocks that differ may add to a time to live.
+const expirySlack = 500e6
 
 func (c *checker) check() {
 	writers := make(map[string]*Op) // by value
@@ -134,6 +137,9 @@ func (c *checker) checkRead(r *Op, writers map[string]*Op) {
 			c.violate("value of a write that failed", "%v\nby %v", r, writer)
 			return
 		}
+	}
+	if writer != nil && writer.TTL > 0 && writer.Outcome == Done && r.Call.At > writer.Return.At+writer.TTL+expirySlack {
+		c.violate("expired value", "%v\nwritten for %v by %v", r, writer.TTL, writer)
 	}
 	if r.domain() == 0 || r.Call.Weak || r.Return.Weak {
 		return

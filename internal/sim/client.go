@@ -68,7 +68,7 @@ func (r *caller) do(ctx context.Context, id string) {
 		r.getMany(ctx)
 	case Set:
 		op := r.op(Set, key)
-		op.Value = id
+		op.Value, op.TTL = id, r.call.TTL
 		op.wrote(r.cache.Set(ctx, key, r.w.pad(id), r.options()...))
 		r.returned(op)
 	case SetMany:

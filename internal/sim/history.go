@@ -53,6 +53,7 @@ type Op struct {
 	Cache, Key   string
 	Value        string // written or read; "" stands for nothing
 	Old          string // what the key had for a conditional write
+	TTL          time.Duration
 	Outcome      Outcome
 	Err          error
 	Call, Return Mark

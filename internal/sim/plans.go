@@ -8,6 +8,7 @@ import (
 
 // plans are the kinds of scripts, by name. Each adds the steps.
 var plans = map[string]func(*generator){
+	"loads":  (*generator).planLoads,
 	"calm":   (*generator).planCalm,
 	"crash":  (*generator).planCrash,
 	"pause":  (*generator).planPause,
@@ -34,6 +35,16 @@ func (g *generator) planCalm() {
 		g.step(Step{Action: Lose, Count: g.IntN(20)})
 	}
 	g.step(Step{After: g.between(200*time.Millisecond, 2*time.Second), Action: Wait})
+}
+
+// planLoads has slow loads, with deletes and deaths while they are under way.
+func (g *generator) planLoads() {
+	g.script.Loading = g.between(200*time.Millisecond, time.Second)
+	if g.IntN(2) == 0 {
+		g.planCrash()
+		return
+	}
+	g.step(Step{After: g.between(time.Second, 3*time.Second), Action: Wait})
 }
 
 // planCrash kills nodes one after the other, and starts them again.

@@ -86,17 +86,21 @@ type Script struct {
 	Pieces  int64         // MaxBytes of each node; 0: plenty
 	Size    int           // bytes of each value
 	Loading time.Duration // that a load takes at most
+	Bare    int           // a node on which no cache is made, and so no call; negative: none
 	Steps   []Step
 	Clients [][]Call // client i is on node i modulo Nodes
 }
 
-// The caches. Keys of the last two are asked for with a loader, those of
-// cacheLoads are never written.
+// The caches. Keys of cacheMixed and cacheLoads are asked for with a loader,
+// those of cacheLoads are never written.
 const (
 	cacheStore = "store"
 	cacheMixed = "mixed"
 	cacheLoads = "loads"
 )
+
+// cacheBrief is for values that expire.
+const cacheBrief = "brief"
 
 // String returns the script as it is printed: all but what the clients do.
 func (s *Script) String() string {
@@ -107,6 +111,9 @@ func (s *Script) String() string {
 	}
 	fmt.Fprintf(&b, "seed %d: %s, %d nodes, %d copies, delay %v to %v, %d clients with %d calls", s.Seed, s.Plan, s.Nodes, s.Copies,
 		s.Delay, s.Delay+s.Jitter, len(s.Clients), calls)
+	if s.Bare >= 0 {
+		fmt.Fprintf(&b, ", none on node %d", s.Bare)
+	}
 	if s.Pieces > 0 {
 		fmt.Fprintf(&b, ", %d KiB each, values of %d", s.Pieces>>10, s.Size)
 	}
@@ -138,7 +145,7 @@ func NewScriptOf(seed uint64, plan string) *Script {
 
 func (g *generator) make(seed uint64, plan string) *Script {
 	s := g.script
-	*s = Script{Seed: seed, Plan: plan, Nodes: 3 + g.IntN(2), Copies: 2}
+	*s = Script{Seed: seed, Plan: plan, Nodes: 3 + g.IntN(2), Copies: 2, Bare: -1}
 	switch g.IntN(10) {
 	case 0:
 		s.Nodes = 5 + g.IntN(3)
@@ -151,6 +158,9 @@ func (g *generator) make(seed uint64, plan string) *Script {
 	}
 	s.Loading = []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond}[g.IntN(4)]
 	plans[plan](g)
+	if s.Nodes > 3 && g.IntN(5) == 0 {
+		s.Bare = g.IntN(s.Nodes)
+	}
 	length := time.Duration(0)
 	for _, step := range s.Steps {
 		length += step.After
@@ -173,7 +183,7 @@ func (g *generator) some(count int) []int { return g.Perm(g.script.Nodes)[:count
 // clients makes calls for about length.
 func (g *generator) clients(length time.Duration) {
 	s := g.script
-	count := s.Nodes + g.IntN(3)
+	count := s.Nodes + g.IntN(2)
 	const calls = 60
 	for range count {
 		pace := length / calls
@@ -194,11 +204,13 @@ func (g *generator) clients(length time.Duration) {
 func (g *generator) call(think time.Duration) Call {
 	c := Call{Think: think, Cache: cacheStore}
 	keys := 4
-	switch g.IntN(6) {
-	case 0, 1:
+	switch g.IntN(12) {
+	case 0, 1, 2, 3:
 		c.Cache = cacheMixed
-	case 2:
+	case 4, 5:
 		c.Cache, keys = cacheLoads, 6
+	case 6:
+		c.Cache, keys = cacheBrief, 2
 	}
 	c.Keys = []string{fmt.Sprint("k", g.IntN(keys))}
 	some := func() []string {
@@ -214,6 +226,15 @@ func (g *generator) call(think time.Duration) Call {
 	if c.Cache == cacheLoads {
 		if c.Kind = Get; pick < 10 {
 			c.Kind, c.Keys = GetMany, some()
+		}
+		return c
+	}
+	if c.Cache == cacheBrief {
+		switch c.Kind = Get; {
+		case pick < 30:
+			c.Kind, c.TTL = Set, []time.Duration{100 * time.Millisecond, 700 * time.Millisecond, 3 * time.Second}[g.IntN(3)]
+		case pick < 35:
+			c.Kind = Delete
 		}
 		return c
 	}

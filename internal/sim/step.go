@@ -137,9 +137,12 @@ func (w *World) startNode(m *member) (*peercache.Node, map[string]*peercache.Cac
 		return nil, nil, err
 	}
 	caches := make(map[string]*peercache.Cache[string])
-	for _, name := range []string{cacheStore, cacheMixed, cacheLoads} {
+	if m.number == w.script.Bare {
+		return node, caches, nil
+	}
+	for _, name := range []string{cacheStore, cacheMixed, cacheLoads, cacheBrief} {
 		var options peercache.Options[string]
-		if name != cacheStore {
+		if name == cacheMixed || name == cacheLoads {
 			options.Load = func(ctx context.Context, key string) (string, error) { return w.load(ctx, m, name, key) }
 		}
 		cache, err := peercache.New(node, name, options)

@@ -123,6 +123,9 @@ func (w *World) play() {
 	var watcher, clients sync.WaitGroup
 	watcher.Go(func() { w.watch(stop) })
 	for i, calls := range w.script.Clients {
+		if i%w.script.Nodes == w.script.Bare {
+			continue
+		}
 		clients.Go(func() { w.client(i, i%w.script.Nodes, calls) })
 	}
 	for _, s := range w.script.Steps {
