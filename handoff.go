@@ -372,26 +372,46 @@ func (h *handoff) fill(ctx context.Context, r *round) bool {
 			open[shard]++
 		}
 	}
+	heard := make(map[int][]*shardFetch, len(shards))
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	limit := make(chan struct{}, syncAtOnce)
+	for shard, f := range shards {
+		if open[shard] == 0 {
+			h.filledUp(shard, f, nil)
+		}
+	}
 	for _, g := range bySource {
 		slices.Sort(g.shards)
 		wait.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
-			h.fetchFrom(ctx, g.owner, g.shards, func(shard int) {
+			h.fetchFrom(ctx, g.owner, g.shards, func(shard int, f *shardFetch) {
 				mu.Lock()
-				defer mu.Unlock()
 				open[shard]--
+				last := open[shard] == 0
+				if f != nil {
+					heard[shard] = append(heard[shard], f)
+				}
+				all := heard[shard]
+				if last {
+					delete(heard, shard) // so that not all shards' are kept to the end
+				}
+				mu.Unlock()
+				if last && ctx.Err() == nil {
+					h.filledUp(shard, shards[shard], all)
+				}
 			})
 		})
 	}
 	wait.Wait()
-	if ctx.Err() != nil {
-		return false
+	for shard := range shards {
+		if open[shard] > 0 {
+			return false
+		}
 	}
-	return h.mark(shards, open)
+	h.n.viewSignal.fire() // WaitReady looks again
+	return ctx.Err() == nil
 }
 
 // toFill lists the shards of a round. ok is false while it is not known from
@@ -413,25 +433,17 @@ func (h *handoff) toFill(r *round) (shards map[int]*filling, ok bool) {
 	return shards, true
 }
 
-// mark notes the shards that no source has yet to give. One of which it became
-// known meanwhile that others have something of it is another filling.
-func (h *handoff) mark(shards map[int]*filling, open map[int]int) (all bool) {
-	all = true
+// filledUp ends a filling of which all sources gave what they had. When it
+// became known meanwhile that others have something of the shard, there is
+// another filling.
+func (h *handoff) filledUp(shard int, f *filling, heard []*shardFetch) {
+	h.n.adoptShard(shard, heard)
 	h.mu.Lock()
-	for shard, f := range shards {
-		switch {
-		case open[shard] > 0:
-			all = false
-		case h.from[shard] == f:
-			delete(h.from, shard)
-			h.state[shard].Store(shardFilled)
-		}
+	defer h.mu.Unlock()
+	if h.from[shard] == f {
+		delete(h.from, shard)
+		h.state[shard].Store(shardFilled)
 	}
-	h.mu.Unlock()
-	if all {
-		h.n.viewSignal.fire() // WaitReady looks again
-	}
-	return all
 }
 
 // dropLost empties shards that have not been owned for a while.

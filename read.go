@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -85,47 +84,53 @@ func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result
 func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, absent bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
+	shard := shardOf(sp.keyspace, key)
+	sources := n.handoff.sources(shard)
+	copies := make([]copied, len(sources))
 	var wait sync.WaitGroup
-	var silent atomic.Bool
-	for _, m := range n.handoff.sources(shardOf(sp.keyspace, key)) {
-		if !absent && !n.peers.healthy(m) {
-			silent.Store(true)
-			continue
+	for i, m := range sources {
+		if absent || n.peers.healthy(m) {
+			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key) })
 		}
-		wait.Go(func() {
-			if !n.copyFrom(ctx, m, sp, key) {
-				silent.Store(true)
-			}
-		})
 	}
 	wait.Wait()
-	return !silent.Load()
+	all, held, floor := true, false, Version{}
+	for _, c := range copies {
+		all, held, floor = all && c.answered, held || c.held, later(floor, c.floor)
+	}
+	if !held && !n.handoff.isFresh(shard) {
+		// What is held here, and nowhere else, may have been deleted elsewhere
+		// meanwhile, and the deletion forgotten.
+		n.store.dropUnder(sp, key, floor)
+	}
+	return all
+}
+
+// copied says what came of copying a key from one member.
+type copied struct {
+	answered bool    // or the member is gone
+	held     bool    // it holds something of the key
+	floor    Version // else: what stands for what it forgot
 }
 
 // copyFrom takes over what one member holds of a key. A connection that broke
-// is made again: after a pause of this node all do. It returns false when the
-// member did not answer and may be living.
-func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) bool {
+// is made again: after a pause of this node all do.
+func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) copied {
 	for ctx.Err() == nil {
 		got, err := n.callGet(ctx, m, sp, key, getLookup, false, nil)
-		fresh := n.handoff.isFresh(shardOf(sp.keyspace, key))
-		switch {
-		case err != nil:
-		case got.held && fresh:
-			n.store.apply(sp, key, got.entry, fromAhead)
-		case got.held:
-			n.store.apply(sp, key, got.entry, fromOther)
-		case !fresh:
-			// What is held here may have been deleted there meanwhile, and the
-			// deletion forgotten.
-			n.store.dropUnder(sp, key, got.floor)
+		if err == nil && got.held {
+			from := fromOther
+			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
+				from = fromAhead
+			}
+			n.store.apply(sp, key, got.entry, from)
 		}
 		if err == nil || isGone(err) {
-			return true
+			return copied{answered: true, held: got.held, floor: got.floor}
 		}
 		sleep(ctx, busyPause)
 	}
-	return false
+	return copied{}
 }
 
 // A lender is a caller from another process that can load by itself: lend

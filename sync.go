@@ -41,27 +41,46 @@ func fingerprint(e *lru.Entry) uint64 {
 	return h
 }
 
-// A shardFetch is one shard on its way from one source.
+// A shardFetch is what came of one shard from one source.
 type shardFetch struct {
 	marks []mark   // how far the source was before it sent anything
-	lacks []uint64 // what the source did not have then
 	ahead bool     // the source had applied all that this node has
+	gc    Version  // the source's floor, after it sent everything
+	had   []uint64 // fingerprints of what this node had when it asked
+	lacks []uint64 // of that, what the source did not have
+	sent  []uint64 // what the source sent
+}
+
+// holds returns the fingerprints of all that the source has.
+func (f *shardFetch) holds() map[uint64]bool {
+	holds := make(map[uint64]bool, len(f.had)+len(f.sent))
+	for _, h := range f.had {
+		holds[h] = true
+	}
+	for _, l := range f.lacks {
+		delete(holds, l)
+	}
+	for _, s := range f.sent {
+		holds[s] = true
+	}
+	return holds
 }
 
 // fetchFrom copies shards from one source, the hot entries of all first, and
-// calls given for each that the source has given wholly, or that a source which
-// is gone will never give.
-func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, given func(int)) {
+// calls given for each that the source has given wholly, or has nothing for, or,
+// if it is gone, will never give.
+func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, given func(int, *shardFetch)) {
 	shards, err := h.compared(ctx, source, shards, given)
 	for _, hot := range []bool{true, false} {
 		for rest := shards; len(rest) > 0 && err == nil; {
+			var under map[int]*shardFetch
 			var done int
-			if done, err = h.fetchBatch(ctx, source, rest, hot); err != nil || done == 0 {
+			if under, done, err = h.fetchBatch(ctx, source, rest, hot); err != nil || done == 0 {
 				break // with no error the source sees another table yet
 			}
 			if !hot {
 				for _, shard := range rest[:done] {
-					given(shard)
+					given(shard, under[shard])
 				}
 			}
 			rest = rest[done:]
@@ -69,14 +88,14 @@ func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, gi
 	}
 	if isGone(err) {
 		for _, shard := range shards {
-			given(shard)
+			given(shard, nil)
 		}
 	}
 }
 
 // compared asks a source which shards it has more of, as far as this node was
 // only away, and returns those and the others.
-func (h *handoff) compared(ctx context.Context, source Member, shards []int, given func(int)) (rest []int, err error) {
+func (h *handoff) compared(ctx context.Context, source Member, shards []int, given func(int, *shardFetch)) (rest []int, err error) {
 	var absent []int
 	for _, shard := range shards {
 		if f := h.fillingOf(shard); f != nil && f.absent {
@@ -98,7 +117,7 @@ func (h *handoff) compared(ctx context.Context, source Member, shards []int, giv
 		}
 		for i, verdict := range verdicts {
 			if verdict&(iLack|notHolder) == 0 {
-				given(part[i])
+				given(part[i], nil)
 			} else {
 				rest = append(rest, part[i])
 			}
@@ -107,20 +126,20 @@ func (h *handoff) compared(ctx context.Context, source Member, shards []int, giv
 	return rest, nil
 }
 
-// fetchBatch copies the first of some shards, and returns how many of them are
-// complete.
-func (h *handoff) fetchBatch(ctx context.Context, source Member, shards []int, hot bool) (done int, err error) {
+// fetchBatch copies the first of some shards, and returns what came of those
+// that have begun and how many of them are complete.
+func (h *handoff) fetchBatch(ctx context.Context, source Member, shards []int, hot bool) (under map[int]*shardFetch, done int, err error) {
 	var after uint64
-	under := make(map[int]*shardFetch) // shards that have begun
+	under = make(map[int]*shardFetch)
 	for most := min(len(shards), syncShards); done < most; {
 		page, err := h.fetchPage(ctx, source, shards[done:most], after, hot, under)
 		if err != nil || page.refused {
-			return done, err
+			return under, done, err
 		}
 		done += page.done
 		after = page.after
 	}
-	return done, nil
+	return under, done, nil
 }
 
 // A syncPage is a part of what a source holds of some shards.
@@ -155,7 +174,7 @@ func (h *handoff) fetchPage(ctx context.Context, source Member, shards []int, af
 	if err != nil {
 		return p, err
 	}
-	return n.readSync(body, source.Incarnation, len(asked), hot, under)
+	return n.readSync(body, source.Incarnation, asked, under)
 }
 
 // fingerprints lists what is held of a shard.
@@ -246,7 +265,7 @@ func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request
 const (
 	syncHead  uint8 = iota + 1 // a shard begins: how far its source is
 	syncEntry                  // an entry of it
-	syncTail                   // its floors; what the source lacks; whether it is complete
+	syncTail                   // its floors, and what the source lacks
 )
 
 // appendShard appends of a shard what the asker does not have and whose place
@@ -298,7 +317,6 @@ func (n *Node) appendShard(b []byte, t timer, s *shardHave, after uint64, hot bo
 	}
 	page = wire.AppendByte(page, syncTail)
 	page = wire.AppendUint16(page, uint16(s.shard))
-	page = wire.AppendBool(page, limit == 0)
 	page = n.store.appendFloors(page, s.shard)
 	var lacks []uint64
 	if after == 0 && !hot {
@@ -352,10 +370,10 @@ func (s *store) appendFloors(b []byte, shard int) []byte {
 }
 
 // readSync takes a page in.
-func (n *Node) readSync(body []byte, source uint64, shards int, hot bool, under map[int]*shardFetch) (p syncPage, err error) {
+func (n *Node) readSync(body []byte, source uint64, asked []shardHave, under map[int]*shardFetch) (p syncPage, err error) {
 	r := wire.NewReader(body)
 	p.done, p.after = int(r.Uvarint()), r.Uint64()
-	if p.done > shards || p.done == 0 && p.after == 0 {
+	if p.done > len(asked) || p.done == 0 && p.after == 0 {
 		r.Fail("page of a sync")
 	}
 	t := n.timer(source)
@@ -364,13 +382,13 @@ func (n *Node) readSync(body []byte, source uint64, shards int, hot bool, under 
 		switch kind := r.Byte(); {
 		case kind == syncHead:
 			shard, marks := readShard(&r), readMarks(&r)
-			if r.Err() == nil {
-				now = n.beginFetch(under, shard, marks)
+			if i := slices.IndexFunc(asked, func(a shardHave) bool { return a.shard == shard }); i >= 0 {
+				now = n.beginFetch(under, asked[i], marks)
 			}
 		case kind == syncEntry && now != nil:
 			n.readSyncEntry(&r, t, now)
 		case kind == syncTail && now != nil:
-			n.readSyncTail(&r, under, hot)
+			n.readSyncTail(&r, under)
 		default:
 			r.Fail("record of a sync")
 		}
@@ -379,13 +397,13 @@ func (n *Node) readSync(body []byte, source uint64, shards int, hot bool, under 
 }
 
 // beginFetch notes how far a source was when it began to send a shard.
-func (n *Node) beginFetch(under map[int]*shardFetch, shard int, marks []mark) *shardFetch {
-	f := under[shard]
+func (n *Node) beginFetch(under map[int]*shardFetch, asked shardHave, marks []mark) *shardFetch {
+	f := under[asked.shard]
 	if f == nil {
-		f = &shardFetch{marks: marks}
-		under[shard] = f
+		f = &shardFetch{marks: marks, had: asked.have}
+		under[asked.shard] = f
 	}
-	f.ahead = covers(marks, n.vectors.marks(shard))
+	f.ahead = covers(marks, n.vectors.marks(asked.shard))
 	return f
 }
 
@@ -405,13 +423,12 @@ func (n *Node) readSyncEntry(r *wire.Reader, t timer, f *shardFetch) {
 		from = fromAhead
 	}
 	n.store.apply(sp, key, e, from) // an error: too large for this node's bound, and so not kept
+	f.sent = append(f.sent, fingerprint(&lru.Entry{Key: sp.key(key), Meta: e.meta()}))
 }
 
-// readSyncTail ends a page of a shard: with the last one, this node has what
-// the source had.
-func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch, hot bool) {
-	shard, complete := readShard(r), r.Bool()
-	gc := readVersion(r)
+// readSyncTail ends a page of a shard.
+func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) {
+	shard, gc := readShard(r), readVersion(r)
 	clear := make(map[string]Version)
 	for range r.Count(maxSpaces, 17) {
 		name := r.String(maxCacheName)
@@ -422,45 +439,62 @@ func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch, hot bool)
 		lacks[i] = r.Uint64()
 	}
 	f := under[shard]
-	if r.Err() != nil || f == nil {
+	if r.Err() != nil || f == nil || !n.hlc.observe(gc.time) {
 		r.Fail("end of a shard that has not begun")
 		return
 	}
+	f.gc = later(f.gc, gc)
 	f.lacks = append(f.lacks, lacks...)
 	for name, floor := range clear {
 		if sp, err := n.store.space(name); err == nil && n.hlc.observe(floor.time) {
 			n.clearHere(sp, floor, []int{shard})
 		}
 	}
-	if !complete || hot {
-		return
-	}
-	// What this node has at or below the source's floor, and the source has
-	// not, may have been deleted there and the deletion forgotten; unless this
-	// node has seen all that the source has.
-	if !covers(n.vectors.marks(shard), f.marks) {
-		n.store.forget(shard, gc, f.lacks)
-	}
-	if n.hlc.observe(gc.time) {
-		n.store.raiseGC(shard, gc)
-	}
-	n.vectors.adopt(shard, f.marks)
-	delete(under, shard)
 }
 
-// forget drops the entries of a shard that are named and follow a write at or
-// below floor.
-func (s *store) forget(shard int, floor Version, named []uint64) {
-	if floor.IsZero() || len(named) == 0 {
-		return
+// adoptShard ends the filling of a shard, of which all sources gave what they
+// had: this node is now as far as they were.
+//
+// What this node has and a source has not, at or below the source's floor, may
+// have been deleted there and the deletion forgotten. It is dropped; unless this
+// node has applied all that the source had, or another source has it that had
+// applied all that.
+func (n *Node) adoptShard(shard int, heard []*shardFetch) {
+	mine := n.vectors.marks(shard)
+	doubtful := slices.ContainsFunc(heard, func(f *shardFetch) bool { return !f.gc.IsZero() && !covers(mine, f.marks) })
+	if doubtful {
+		holds := make([]map[uint64]bool, len(heard))
+		for i, f := range heard {
+			holds[i] = f.holds()
+		}
+		n.store.dropIf(shard, func(e *lru.Entry) bool {
+			print, w := fingerprint(e), orderOf(e.Version).w
+			for i, f := range heard {
+				if w.Compare(f.gc) > 0 || covers(mine, f.marks) || holds[i][print] {
+					continue
+				}
+				vouched := false
+				for j, g := range heard {
+					vouched = vouched || holds[j][print] && covers(g.marks, f.marks)
+				}
+				if !vouched {
+					return true
+				}
+			}
+			return false
+		})
 	}
-	pick := make(map[uint64]bool, len(named))
-	for _, f := range named {
-		pick[f] = true
+	for _, f := range heard {
+		n.store.raiseGC(shard, f.gc)
+		n.vectors.adopt(shard, f.marks)
 	}
+}
+
+// dropIf drops the entries of a shard that pick names.
+func (s *store) dropIf(shard int, pick func(e *lru.Entry) bool) {
 	var dropped []lru.Key
 	s.lru.RemoveIf(uint16(shard), func(e lru.Entry) bool {
-		if !pick[fingerprint(&e)] || orderOf(e.Version).w.Compare(floor) > 0 {
+		if !pick(&e) {
 			return false
 		}
 		dropped = append(dropped, lru.Key{Hash: e.Hash, Space: e.Space, Name: string(e.Bytes)})
