@@ -295,7 +295,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		if e, ok := n.store.peek(sp, g.key); ok {
 			return n.entryReply(&e)
 		}
-		return mux.Reply{Code: replyAbsent, Body: appendVersion(nil, n.store.floorOf(sp, g.key))}
+		return mux.Reply{Code: replyAbsent, Body: appendVersion(nil, n.store.standing(sp, g.key).order.w)}
 	}
 	v := n.view.Load()
 	shard := shardOf(sp.keyspace, g.key)

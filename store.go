@@ -247,9 +247,22 @@ func (s *store) removeIf(sp *space, key string, write bool, pick func(held order
 	}
 }
 
-// floorOf returns the floor that a key is under.
-func (s *store) floorOf(sp *space, key string) Version {
-	return s.floors[shardOf(sp.keyspace, key)].Load().under(sp.id)
+// purge drops the expired entries of a shard. Their versions go into its floor,
+// as when they leave on their own.
+func (s *store) purge(shard int) {
+	now := s.now()
+	var floor Version
+	s.lru.RemoveIf(uint16(shard), func(e lru.Entry) bool {
+		if e.Expires == 0 || e.Expires > now {
+			return false
+		}
+		// First the floor: who looks in between sees both.
+		if w := orderOf(e.Version).w; w.Compare(floor) > 0 {
+			floor = w
+			s.raiseGC(shard, w)
+		}
+		return true
+	})
 }
 
 // changed drops what was derived from the value before.

@@ -274,6 +274,7 @@ const (
 func (n *Node) appendShard(b []byte, t timer, s *shardHave, after uint64, hot bool) (page []byte, next uint64) {
 	// How far this node is goes first, and its floors last: an entry that
 	// comes or goes meanwhile is then sent twice rather than never.
+	n.store.purge(s.shard)
 	b = wire.AppendByte(b, syncHead)
 	b = wire.AppendUint16(b, uint16(s.shard))
 	b = appendMarks(b, n.vectors.marks(s.shard))
