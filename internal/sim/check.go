@@ -90,7 +90,7 @@ func (c *checker) check() {
 				Call: op.Call, Return: op.Return}, writers)
 		case op.reads() && op.Outcome == Done:
 			c.checkRead(op, writers)
-		case op.domain() == 0 || op.Return.Weak:
+		case op.domain() == 0 || op.Return.Weak || op.Call.Slow:
 		case op.reads():
 			c.violate("read failed", "%v", op)
 		case op.Outcome == Unknown && (op.Kind == Set || op.Kind == Delete || op.Kind == SetMany):
@@ -191,7 +191,7 @@ func (c *checker) checkLoads() {
 			continue
 		}
 		if before != nil && op.Call.Domain != 0 && op.Call.Domain == before.Call.Domain && before.Outcome == Done &&
-			op.Call.Losses == before.Call.Losses && !op.Call.Weak && c.quiet(before) {
+			op.Call.Losses == before.Call.Losses && !op.Call.Weak && !op.Call.Slow && c.quiet(before) {
 			c.violate("loaded again", "%v\nbefore %v", op, before)
 		}
 		before = op

@@ -44,6 +44,7 @@ type Mark struct {
 	Flux   int           // how often that changed
 	Losses int           // how often acknowledged writes may have been lost
 	Weak   bool          // replicas may answer older
+	Slow   bool          // a link is so slow that its other end seems silent
 }
 
 // An Op is one call for one key.

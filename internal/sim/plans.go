@@ -8,6 +8,7 @@ import (
 
 // plans are the kinds of scripts, by name. Each adds the steps.
 var plans = map[string]func(*generator){
+	"late":   (*generator).planLate,
 	"loads":  (*generator).planLoads,
 	"calm":   (*generator).planCalm,
 	"crash":  (*generator).planCrash,
@@ -45,6 +46,18 @@ func (g *generator) planLoads() {
 		return
 	}
 	g.step(Step{After: g.between(time.Second, 3*time.Second), Action: Wait})
+}
+
+// planLate makes one direction so slow that what is sent there arrives after
+// its sender has given up.
+func (g *generator) planLate() {
+	for range 1 + g.IntN(2) {
+		two := g.some(2)
+		g.step(Step{After: g.between(shortWait, 500*time.Millisecond), Action: Slow, Node: two[0], Other: two[1],
+			Time: g.between(2600*time.Millisecond, 4*time.Second)})
+		g.step(Step{After: g.between(time.Second, 3*time.Second), Action: Slow, Node: two[0], Other: two[1]})
+	}
+	g.step(Step{After: 4 * time.Second, Action: Wait})
 }
 
 // planCrash kills nodes one after the other, and starts them again.

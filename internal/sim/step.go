@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/peercache/peercache"
 )
@@ -48,6 +49,7 @@ func (w *World) step(s Step) {
 	case Reset:
 		w.net.Reset(one.host.Name(), other.host.Name())
 	case Slow:
+		w.setSlow(s.Time)
 		w.net.Delay(one.host.Name(), other.host.Name(), s.Time)
 	case Skew:
 		w.skew(one, s)
@@ -155,6 +157,22 @@ func (w *World) startNode(m *member) (*peercache.Node, map[string]*peercache.Cac
 	return node, caches, nil
 }
 
+// silence is from what delay on the other end of a link seems silent.
+const silence = 500 * time.Millisecond
+
+// setSlow notes that a link is slow from now on.
+func (w *World) setSlow(delay time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slow = w.slow || delay >= silence // what was sent before stays slow
+}
+
+func (w *World) endSlow() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slow = false
+}
+
 func (w *World) pause(m *member) {
 	w.mu.Lock()
 	if !m.running || m.paused {
@@ -242,7 +260,7 @@ func (w *World) split(nodes []int) {
 }
 
 // farOff is from where on a clock keeps its node out of the tables.
-const farOff = 400e6
+const farOff = 400 * time.Millisecond
 
 func (w *World) skew(m *member, s Step) {
 	w.mu.Lock()

@@ -76,6 +76,7 @@ type World struct {
 	seq        int64
 	losses     int
 	weak       bool
+	slow       bool
 	unsettled  bool
 	loads      int
 	domains    int
@@ -158,6 +159,7 @@ func (w *World) heal() {
 		w.resume(m)
 	}
 	w.packets.lost.Store(0)
+	w.endSlow()
 	w.net.DelayAll(w.script.Delay)
 	w.net.JitterAll(w.script.Jitter, w.script.Seed)
 	w.cut(func(cuts map[[2]int]bool) { clear(cuts) })
@@ -254,7 +256,7 @@ func (w *World) changedLocked() {
 // markLocked is the present moment on a member.
 func (w *World) markLocked(m *member) Mark {
 	w.seq++
-	return Mark{Seq: w.seq, At: time.Since(w.began), Domain: m.domain, Flux: m.flux, Losses: w.losses, Weak: w.weak || m.leaving}
+	return Mark{Seq: w.seq, At: time.Since(w.began), Domain: m.domain, Flux: m.flux, Losses: w.losses, Weak: w.weak || m.leaving, Slow: w.slow}
 }
 
 // enter waits until a member's process runs, and marks the moment. ok is
