@@ -20,12 +20,13 @@ var floors = map[string]int{
 	"":                 2,
 	"/peercachetest":   3,
 	"/internal/sim":    3,
+	"/internal/chaos":  3,
 	"/groupcache":      3,
 }
 
 func floorOf(pkg string) (int, bool) {
 	if strings.HasPrefix(pkg, "/examples/") {
-		return 3, true
+		return 4, true
 	}
 	floor, ok := floors[pkg]
 	return floor, ok
