@@ -8,15 +8,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/peercache/peercache/internal/chaos"
+	processes "github.com/peercache/peercache/internal/chaos"
 )
 
 // TestChaosPeer is no test but the life of a peer of TestProcessesUnderChaos.
 func TestChaosPeer(t *testing.T) {
-	if !chaos.IsPeer() {
+	if !processes.IsPeer() {
 		t.Skip("a peer that another test starts")
 	}
-	require.NoError(t, chaos.BePeer())
+	require.NoError(t, processes.BePeer())
 }
 
 // TestProcessesUnderChaos is the short form of examples/chaos: peers in
@@ -26,7 +26,7 @@ func TestProcessesUnderChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes and waits for deaths in real time")
 	}
-	report, err := chaos.Run(t.Context(), chaos.Options{
+	report, err := processes.Run(t.Context(), processes.Options{
 		Dir: t.TempDir(), Args: []string{"-test.run=^TestChaosPeer$"}, Out: t.Output(), Errors: t.Output(), Short: true, Patience: time.Minute,
 	})
 	require.NoError(t, err)
