@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,19 +17,30 @@ import (
 // next one is asked instead. One that said that it loads may take its time.
 const silence = 250 * time.Millisecond
 
-// askOwners asks the owners of a key in the table of this node.
-func (n *Node) askOwners(ctx context.Context, sp *space, key string, load bool) result {
+// lateAnswer is how much longer a request may take whose asker has got the
+// answer from somebody else: how long it took tells how patient to be.
+const lateAnswer = time.Second
+
+// askOwners asks the owners of a key, which is of a shard, in the table of
+// this node.
+func (n *Node) askOwners(ctx context.Context, sp *space, shard int, key string, load bool) result {
 	mode := getStored
 	if load {
 		mode = getLoad
 	}
-	owners := n.view.Load().ownersOf(shardOf(sp.keyspace, key))
+	v := n.view.Load()
+	first := n.ask(ctx, sp, v, shard, key, mode)
+	if r, final := first.result(); final {
+		return r
+	}
+	opened := first // only this one has to be on the heap
+	owners := v.ownersOf(shard)
 	self := slices.IndexFunc(owners, func(m Member) bool { return m.Incarnation == n.incarnation })
 	if self < 0 {
-		return n.askThese(ctx, sp, key, mode, false, owners)
+		return n.askThese(ctx, sp, key, mode, false, owners, &opened)
 	}
 	// This node is an owner, and has nothing: those before it are asked.
-	r := n.askThese(ctx, sp, key, mode, false, owners[:self])
+	r := n.askThese(ctx, sp, key, mode, false, owners[:self], &opened)
 	if !errors.Is(r.err, errNoOwner) {
 		return r
 	}
@@ -39,6 +51,81 @@ func (n *Node) askOwners(ctx context.Context, sp *space, key string, load bool) 
 		return n.loadHere(ctx, sp, key, nil)
 	}
 	return r
+}
+
+// An opening is a request to the first owner of a key that the asker makes by
+// itself. Most reads end with it; a question goes on where they do not.
+type opening struct {
+	r       *peer       // who was asked; nil: nobody
+	pending mux.Pending // the request, when it takes its time
+	got     got         // the answer, else
+	err     error       // or why there is none
+	refused error       // why it was not even sent
+}
+
+// requests are buffers for requests. What is in one was copied when the
+// request was handed over.
+var requests = sync.Pool{New: func() any { return new([]byte) }}
+
+// ask asks the first owner of a key if that is within reach and usually
+// answers at once.
+func (n *Node) ask(ctx context.Context, sp *space, v *view, shard int, key string, mode uint8) (o opening) {
+	owners := v.current.owners(shard)
+	if len(owners) == 0 {
+		return o
+	}
+	incarnation := v.current.member(int(owners[0])).Incarnation
+	r := n.peers.find(incarnation)
+	if incarnation == n.incarnation || r == nil || r.health.silent.Load() || r.isStuck() {
+		return o
+	}
+	conn := r.calls.live.Load()
+	if conn == nil {
+		return o
+	}
+	if err := n.peers.enter(ctx, r, opGet); err != nil {
+		if err != errTurnedAway {
+			o.refused = err
+		}
+		return o
+	}
+	o.r = r
+	g := getRequest{mode: mode, canLoad: mode == getLoad && sp.canLoad(), cache: sp.name, key: key}
+	buffer := requests.Get().(*[]byte)
+	*buffer = g.append((*buffer)[:0])
+	req := mux.Request{Op: opGet, Body: *buffer}
+	req.Fields.Clock, req.Fields.Digest = n.hlc.read(), v.digest
+	sp.count.peerLoads.Add(1)
+	r.health.asked.Add(1)
+	reply, pending, err := conn.Try(ctx, req, r.health.patience())
+	requests.Put(buffer)
+	if !pending.IsZero() {
+		o.pending = pending
+		return o
+	}
+	n.peers.leave(r)
+	if o.err = err; err == nil {
+		n.peers.answered(r, opGet, &reply)
+		o.got, o.err = n.readGot(incarnation, &reply)
+	}
+	if o.err != nil && ctx.Err() == nil {
+		sp.count.peerErrors.Add(1)
+	}
+	return o
+}
+
+// result returns what the key's read ends with, if it does.
+func (o *opening) result() (r result, final bool) {
+	switch {
+	case o.refused != nil:
+		return result{err: o.refused}, true
+	case o.r == nil || !o.pending.IsZero() || o.err != nil || o.got.notOwner != nil:
+		return result{}, false
+	case o.got.held:
+		return resultOf(o.got.entry), true
+	default:
+		return result{}, true
+	}
 }
 
 // An answer is what came of asking one member.
@@ -64,6 +151,16 @@ type question struct {
 	next     int  // the next member to ask
 	peeked   int  // the next member to ask for what it holds only
 	followed bool // another member's owners have been added
+
+	sent   time.Time // when the first member was asked
+	asking []asking
+}
+
+// asking is a request to one member.
+type asking struct {
+	place  int
+	cancel context.CancelFunc // ends it
+	worked bool               // the member said that it is at it
 }
 
 // A candidate is a member that may be asked.
@@ -80,18 +177,26 @@ type interim struct {
 
 // askThese asks members for a key, the first that can be reached. One that is
 // silent for longer than usual makes the next one be asked for what it holds
-// (a hedge), and one that stays silent makes the next one be asked in its
-// place. The error is errNoOwner when nobody answered.
-func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, asked bool, members []Member) result {
+// (a hedge, if there is one left; much longer, in any case), and one that
+// stays silent makes the next one be asked in its place. first, which may be
+// nil, is a request that one of the members got already. The error is
+// errNoOwner when nobody answered.
+func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, asked bool, members []Member, first *opening) (r result) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(n.life, cancel)()
 	q := &question{n: n, sp: sp, key: key, mode: mode, asked: asked,
-		answers: make(chan answer, 4*maxCopies), told: make(chan interim, 4)}
+		answers: make(chan answer, 4*maxCopies), told: make(chan interim, 4), sent: time.Now()}
+	defer func() { q.leave(ctx) }()
 	q.add(members)
-	q.askNext(ctx)
-	hedge := time.NewTimer(q.patience())
+	q.begin(ctx, first)
+	patience, stuckAfter := q.patience()
+	elapsed := time.Since(q.sent)
+	hedge := time.NewTimer(patience - elapsed)
 	defer hedge.Stop()
-	quiet := time.NewTimer(silence)
+	stuck := time.NewTimer(stuckAfter - elapsed)
+	defer stuck.Stop()
+	quiet := time.NewTimer(max(silence, stuckAfter) - elapsed)
 	defer quiet.Stop()
 	for q.open > 0 {
 		select {
@@ -107,14 +212,18 @@ func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, 
 				quiet.Reset(silence)
 			}
 		case t := <-q.told:
+			q.works(t.place)
 			hedge.Stop() // somebody is at it
+			stuck.Stop()
 			quiet.Stop()
 			if t.reply.Code == progressLend {
 				owner := q.members[t.place].Member
 				n.spawn(func(life context.Context) { n.loadLent(life, ctx, sp, key, t.reply.Body, owner) })
 			}
 		case <-hedge.C:
-			q.peekNext(ctx)
+			q.hedge(ctx)
+		case <-stuck.C:
+			q.doubt(ctx)
 		case <-quiet.C:
 			n.peers.suspect(q.members[q.next-1].Member)
 			if q.next == len(q.members) {
@@ -123,19 +232,79 @@ func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, 
 			q.askNext(ctx)
 			quiet.Reset(silence)
 		case <-ctx.Done():
-			return result{err: ctx.Err()}
+			return result{err: q.whyEnded(ctx)}
 		}
 	}
 	return result{err: errNoOwner}
 }
 
-// patience is how long the member that was asked may take before it is
-// slower than usual.
-func (q *question) patience() time.Duration {
-	if q.next == 0 {
-		return silence
+// begin asks the first member, or goes on with the request that it got.
+func (q *question) begin(ctx context.Context, first *opening) {
+	place := -1
+	if first != nil && first.r != nil {
+		place = slices.IndexFunc(q.members, func(c candidate) bool { return c.Incarnation == first.r.incarnation })
 	}
-	return q.n.peers.patience(q.members[q.next-1].Member)
+	if place < 0 {
+		q.askNext(ctx)
+		if q.next > 0 {
+			if r := q.n.peers.find(q.members[0].Incarnation); r != nil && r.isStuck() {
+				q.peekNext(ctx)
+			}
+		}
+		return
+	}
+	c := q.members[place]
+	q.members = slices.Insert(slices.Delete(q.members, place, place+1), 0, c)
+	q.next, q.peeked = 1, 1
+	if first.pending.IsZero() {
+		q.open++
+		q.answers <- answer{first.got, first.err, q.mode, 0}
+		return
+	}
+	q.sent = first.pending.Began()
+	q.spawn(ctx, 0, q.mode, func(ctx context.Context, told func(mux.Reply)) (got, error) {
+		defer q.n.peers.leave(first.r)
+		reply, err := first.pending.Wait(ctx, told)
+		if err != nil {
+			return got{}, err
+		}
+		q.n.peers.answered(first.r, opGet, &reply)
+		return q.n.readGot(first.r.incarnation, &reply)
+	})
+}
+
+// patience is how long the first member may take before it is slower than
+// usual, and before it is much slower.
+func (q *question) patience() (usual, stuck time.Duration) {
+	if q.next == 0 {
+		return silence, silence
+	}
+	usual = firstPatience
+	if r := q.n.peers.find(q.members[0].Incarnation); r != nil {
+		usual = r.health.patience()
+	}
+	return usual, max(3*usual, leastSilence)
+}
+
+// hedge asks another member for what it holds because the first takes longer
+// than usual, if that is not so too often.
+func (q *question) hedge(ctx context.Context) {
+	r := q.n.peers.find(q.members[0].Incarnation)
+	if r == nil || q.peeked == len(q.members) {
+		return
+	}
+	if r.health.mayHedge() {
+		q.n.hedges.Add(1)
+		q.peekNext(ctx)
+	}
+}
+
+// doubt does so in any case when nothing at all comes from the first member.
+func (q *question) doubt(ctx context.Context) {
+	r := q.n.peers.find(q.members[0].Incarnation)
+	if r != nil && r.foundStuck(q.sent) && q.peeked == q.next {
+		q.peekNext(ctx)
+	}
 }
 
 // add appends members to ask, those that seem to be out of reach last.
@@ -173,7 +342,6 @@ func (q *question) askNext(ctx context.Context) {
 
 func (q *question) peekNext(ctx context.Context) {
 	if q.peeked < len(q.members) {
-		q.n.hedges.Add(1)
 		q.ask(ctx, q.peeked, getLookup)
 		q.peeked++
 	}
@@ -181,27 +349,83 @@ func (q *question) peekNext(ctx context.Context) {
 
 func (q *question) ask(ctx context.Context, place int, mode uint8) {
 	m, asked := q.members[place].Member, q.askedBefore(place)
-	q.open++
-	if !q.n.spawn(func(context.Context) {
-		var told func(mux.Reply)
-		if mode != getLookup {
-			told = func(r mux.Reply) {
-				select {
-				case q.told <- interim{place, r}:
-				default:
-				}
+	asks := max(mode, getStored) // not getLookup: what it answers is served
+	q.spawn(ctx, place, mode, func(ctx context.Context, told func(mux.Reply)) (got, error) {
+		q.sp.count.peerLoads.Add(1)
+		return q.n.callGet(ctx, m, q.sp, q.key, asks, asked, told)
+	})
+}
+
+// spawn runs a request to a member. It ends with the question, or soon after.
+func (q *question) spawn(ctx context.Context, place int, mode uint8, run func(ctx context.Context, told func(mux.Reply)) (got, error)) {
+	request, cancel := detached(ctx)
+	var told func(mux.Reply)
+	if mode != getLookup {
+		told = func(r mux.Reply) {
+			select {
+			case q.told <- interim{place, r}:
+			default:
 			}
 		}
-		q.sp.count.peerLoads.Add(1)
-		asks := max(mode, getStored) // not getLookup: what it answers is served
-		got, err := q.n.callGet(ctx, m, q.sp, q.key, asks, asked, told)
+	}
+	q.open++
+	q.asking = append(q.asking, asking{place: place, cancel: cancel})
+	if !q.n.spawn(func(context.Context) {
+		defer cancel()
+		got, err := run(request, told)
 		if err != nil && ctx.Err() == nil {
 			q.sp.count.peerErrors.Add(1)
 		}
 		q.answers <- answer{got, err, mode, place}
 	}) {
+		cancel()
 		q.answers <- answer{err: ErrClosed, mode: mode, place: place}
 	}
+}
+
+// detached returns a context with ctx's values and deadline that does not end
+// with it.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if ctx = context.WithoutCancel(ctx); ok {
+		return context.WithDeadline(ctx, deadline)
+	}
+	return context.WithCancel(ctx)
+}
+
+// works notes that a member said that it is at it.
+func (q *question) works(place int) {
+	for i := range q.asking {
+		if q.asking[i].place == place {
+			q.asking[i].worked = true
+		}
+	}
+}
+
+// leave ends the requests under way: at once where the asker left, somebody
+// works on it, or no answer is to be expected; else a little later.
+func (q *question) leave(ctx context.Context) {
+	for _, a := range q.asking {
+		r := q.n.peers.find(q.members[a.place].Incarnation)
+		if ctx.Err() != nil || a.worked || r == nil || r.isStuck() {
+			a.cancel()
+		} else {
+			time.AfterFunc(lateAnswer, a.cancel)
+		}
+	}
+}
+
+// whyEnded returns the error of a question whose asker leaves: ctx's, and what
+// kept a request from being sent.
+func (q *question) whyEnded(ctx context.Context) error {
+	q.leave(ctx)
+	why := ctx.Err()
+	for ; q.open > 0; q.open-- {
+		if a := <-q.answers; errors.Is(a.err, mux.ErrNotSent) && errors.Is(a.err, ErrUnavailable) {
+			why = a.err
+		}
+	}
+	return why
 }
 
 // judge decides what an answer means. final is false when others have to be

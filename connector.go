@@ -3,6 +3,7 @@ package peercache
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -23,9 +24,10 @@ type connector struct {
 	spawn func(func(ctx context.Context)) bool
 	eager bool // make it again as soon as it broke: whether that is refused says whether the peer is there
 
+	live atomic.Pointer[mux.Conn] // the connection; nil: none; changed with mu held
+
 	mu         sync.Mutex
-	conn       *mux.Conn     // guarded by mu, like all below; nil: none
-	dialing    chan struct{} // closed when the attempt under way has ended; nil: none is
+	dialing    chan struct{} // guarded by mu, like all below; closed when the attempt under way has ended; nil: none is
 	cancelDial func()        // ends it; of no effect after that
 	err        error         // why the last attempt failed; nil: it did not
 	failures   int           // in a row
@@ -40,10 +42,13 @@ type connector struct {
 // During the pause after a failed attempt it fails at once with that error.
 func (c *connector) get(ctx context.Context) (*mux.Conn, error) {
 	for {
+		if conn := c.live.Load(); conn != nil {
+			return conn, nil
+		}
 		c.mu.Lock()
-		if c.conn != nil {
-			defer c.mu.Unlock()
-			return c.conn, nil
+		if conn := c.live.Load(); conn != nil {
+			c.mu.Unlock()
+			return conn, nil
 		}
 		if err := c.startLocked(); err != nil {
 			c.mu.Unlock()
@@ -64,19 +69,18 @@ func (c *connector) get(ctx context.Context) (*mux.Conn, error) {
 // attempt to connect failed and none is due.
 func (c *connector) send(packet []byte) error {
 	c.mu.Lock()
-	if c.conn == nil {
-		defer c.mu.Unlock()
-		if err := c.startLocked(); err != nil {
-			return err
-		}
-		if c.heldSize += len(packet); c.heldSize <= maxHeldBytes {
-			c.held = append(c.held, packet)
-		}
+	if conn := c.live.Load(); conn != nil {
+		c.mu.Unlock()
+		conn.Send(packet)
 		return nil
 	}
-	conn := c.conn
-	c.mu.Unlock()
-	conn.Send(packet)
+	defer c.mu.Unlock()
+	if err := c.startLocked(); err != nil {
+		return err
+	}
+	if c.heldSize += len(packet); c.heldSize <= maxHeldBytes {
+		c.held = append(c.held, packet)
+	}
 	return nil
 }
 
@@ -129,7 +133,7 @@ func (c *connector) attempt(ctx context.Context, dialing chan struct{}) {
 		conn.Close()
 		return
 	}
-	c.conn = conn
+	c.live.Store(conn)
 	c.mu.Unlock()
 	for _, packet := range held {
 		conn.Send(packet)
@@ -143,8 +147,7 @@ func (c *connector) attempt(ctx context.Context, dialing chan struct{}) {
 func (c *connector) watch(conn *mux.Conn) {
 	<-conn.Done()
 	c.mu.Lock()
-	if c.conn == conn {
-		c.conn = nil
+	if c.live.CompareAndSwap(conn, nil) {
 		if c.eager {
 			c.startLocked()
 		}
@@ -156,8 +159,8 @@ func (c *connector) watch(conn *mux.Conn) {
 // drop breaks the connection; the next get makes a new one at once.
 func (c *connector) drop() {
 	c.mu.Lock()
-	conn := c.conn
-	c.conn, c.err = nil, nil
+	conn := c.live.Swap(nil)
+	c.err = nil
 	if c.cancelDial != nil {
 		c.cancelDial()
 	}
@@ -179,15 +182,18 @@ func (c *connector) close() {
 func (c *connector) state() (*mux.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.conn, c.err
+	return c.live.Load(), c.err
 }
 
 // failing reports whether the last attempt to connect failed. It begins
 // another in the background when one is due.
 func (c *connector) failing() bool {
+	if c.live.Load() != nil {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn != nil || c.err == nil {
+	if c.live.Load() != nil || c.err == nil {
 		return false
 	}
 	c.startLocked()

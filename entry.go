@@ -46,32 +46,42 @@ const (
 // A timer translates moments between this node's clock and the wire. Expiry
 // travels as the time that is left and as a moment on the sender's wall clock;
 // the receiver takes the lesser, so that a frame which lay around for a while
-// makes nothing live longer.
+// makes nothing live longer. It takes the time when it is first needed, and
+// then for all.
 type timer struct {
+	n       *Node
+	peer    uint64 // whose frame is read; 0: it is written
+	set     bool
 	elapsed time.Duration // on this node's clock
 	wall    time.Time     // on this node's wall clock
 	offset  time.Duration // how far the other's wall clock is ahead, when reading
 }
 
-func (n *Node) timer(peer uint64) timer {
-	offset, _ := n.skew.of(peer)
-	return timer{elapsed: n.clock.Elapsed(), wall: n.clock.Now(), offset: offset}
+func (n *Node) timer(peer uint64) timer { return timer{n: n, peer: peer} }
+
+func (t *timer) take() {
+	if !t.set {
+		t.set, t.elapsed, t.wall = true, t.n.clock.Elapsed(), t.n.clock.Now()
+		t.offset, _ = t.n.skew.of(t.peer)
+	}
 }
 
-func (t timer) append(b []byte, expires time.Duration) []byte {
+func (t *timer) append(b []byte, expires time.Duration) []byte {
 	if expires == 0 {
 		return wire.AppendUvarint(b, 0)
 	}
+	t.take()
 	left := max(expires-t.elapsed, 0)
 	b = wire.AppendUvarint(b, uint64(left.Microseconds())+1)
 	return wire.AppendUint64(b, uint64(t.wall.Add(left).UnixMicro()))
 }
 
-func (t timer) read(r *wire.Reader) (expires time.Duration) {
+func (t *timer) read(r *wire.Reader) (expires time.Duration) {
 	left := r.Uvarint()
 	if left == 0 {
 		return 0
 	}
+	t.take()
 	until := time.UnixMicro(int64(r.Uint64())).Add(-t.offset).Sub(t.wall)
 	d := min(time.Duration(min(left-1, uint64(maxTTL.Microseconds())))*time.Microsecond, max(until, 0))
 	return max(t.elapsed+d, 1)
@@ -104,7 +114,7 @@ func readOrder(r *wire.Reader) order {
 	return order{w, readVersion(r)}
 }
 
-func (t timer) appendEntry(b []byte, e *entry) []byte {
+func (t *timer) appendEntry(b []byte, e *entry) []byte {
 	b = wire.AppendByte(b, e.flags)
 	b = wire.AppendUint16(b, e.tag)
 	b = appendOrder(b, e.order)
@@ -113,7 +123,7 @@ func (t timer) appendEntry(b []byte, e *entry) []byte {
 }
 
 // readEntry reads an entry whose value is a part of what is read.
-func (t timer) readEntry(r *wire.Reader) entry {
+func (t *timer) readEntry(r *wire.Reader) entry {
 	e := entry{flags: r.Byte(), tag: r.Uint16()}
 	e.order = readOrder(r)
 	e.expires = t.read(r)

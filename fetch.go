@@ -5,15 +5,22 @@ import (
 	"sync"
 )
 
+// fetchStripes is over how many locks the fetches are spread.
+const fetchStripes = 64
+
 // fetches lets the callers of this process share requests to owners. Of each
 // key at most one request is under way; those who come meanwhile share the
 // next one, which is sent after that. None joins a request that was sent
 // before: it may have been answered before a write that the caller knows of.
 type fetches struct {
-	n *Node
+	n       *Node
+	stripes [fetchStripes]fetchStripe
+}
 
+type fetchStripe struct {
 	mu    sync.Mutex
-	byKey map[fetchKey]*fetch // guarded by mu
+	byKey map[fetchKey]*fetch // guarded by mu; the keys with a request under way, and who waits for the next; nil: nobody
+	_     [48]byte            // to a cache line
 }
 
 type fetchKey struct {
@@ -21,64 +28,60 @@ type fetchKey struct {
 	load bool
 }
 
+// A fetch is a request that several callers share, and which is yet to be
+// sent.
 type fetch struct {
 	run  func(ctx context.Context) result
 	done chan struct{}
 
 	result result // constant after done
 
-	next    *fetch             // guarded by fetches.mu; who waits for this one to end
-	begun   bool               // guarded by fetches.mu
-	waiting int                // guarded by fetches.mu
-	ctx     context.Context    // guarded by fetches.mu; of the first caller, without its end
-	cancel  context.CancelFunc // guarded by fetches.mu; set with begun
+	waiting int                // guarded by fetchStripe.mu
+	ctx     context.Context    // constant; of the first caller, without its end
+	cancel  context.CancelFunc // guarded by fetchStripe.mu; nil until it is sent
 }
 
 func newFetches(n *Node) *fetches {
-	return &fetches{n: n, byKey: make(map[fetchKey]*fetch)}
+	fs := &fetches{n: n}
+	for i := range fs.stripes {
+		fs.stripes[i].byKey = make(map[fetchKey]*fetch)
+	}
+	return fs
 }
 
-// do returns the result of run, or of another caller's that begins after do
-// was called. run ends when all its callers have left.
-func (fs *fetches) do(ctx context.Context, key fetchKey, run func(ctx context.Context) result) result {
-	fs.mu.Lock()
-	f := fs.byKey[key]
-	switch {
-	case f == nil:
-		f = fs.newFetch(ctx, run)
-		fs.byKey[key] = f
-		fs.beginLocked(key, f)
-	case f.next == nil:
-		f.next = fs.newFetch(ctx, run)
-		f = f.next
-	default:
-		f = f.next
-	}
-	f.waiting++
-	fs.mu.Unlock()
+func (fs *fetches) stripe(shard int) *fetchStripe { return &fs.stripes[shard%fetchStripes] }
 
-	select {
-	case <-f.done:
-		return f.result
-	case <-ctx.Done():
+// enter reports whether no request for the key, which is of a shard, is under
+// way: the caller then makes one and calls leave.
+func (fs *fetches) enter(shard int, key fetchKey) bool {
+	s := fs.stripe(shard)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, busy := s.byKey[key]; busy {
+		return false
 	}
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if f.waiting--; f.waiting == 0 && f.cancel != nil {
-		f.cancel()
-	}
-	return result{err: ctx.Err()}
+	s.byKey[key] = nil
+	return true
 }
 
-func (fs *fetches) newFetch(ctx context.Context, run func(context.Context) result) *fetch {
-	return &fetch{run: run, done: make(chan struct{}), ctx: context.WithoutCancel(ctx)}
+// leave ends a request, and sends that of those who came meanwhile if they
+// still wait.
+func (fs *fetches) leave(shard int, key fetchKey) {
+	s := fs.stripe(shard)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fs.leaveLocked(s, shard, key)
 }
 
-// beginLocked sends the request of f.
-func (fs *fetches) beginLocked(key fetchKey, f *fetch) {
+func (fs *fetches) leaveLocked(s *fetchStripe, shard int, key fetchKey) {
+	f := s.byKey[key]
+	if f == nil || f.waiting == 0 {
+		delete(s.byKey, key)
+		return
+	}
+	s.byKey[key] = nil
 	var ctx context.Context
 	ctx, f.cancel = context.WithCancel(f.ctx)
-	f.begun = true
 	if !fs.n.spawn(func(life context.Context) {
 		stop := context.AfterFunc(life, f.cancel)
 		defer stop()
@@ -87,23 +90,41 @@ func (fs *fetches) beginLocked(key fetchKey, f *fetch) {
 		if life.Err() != nil {
 			f.result = result{err: ErrClosed}
 		}
-		fs.ended(key, f)
+		close(f.done)
+		fs.leave(shard, key)
 	}) {
+		f.cancel()
 		f.result = result{err: ErrClosed}
 		close(f.done)
-		delete(fs.byKey, key)
+		delete(s.byKey, key)
 	}
 }
 
-// ended wakes the callers of f and begins the request of those who came
-// meanwhile, if they still wait.
-func (fs *fetches) ended(key fetchKey, f *fetch) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	close(f.done)
-	delete(fs.byKey, key)
-	if next := f.next; next != nil && next.waiting > 0 {
-		fs.byKey[key] = next
-		fs.beginLocked(key, next)
+// share returns the result of run, or of another caller's, which begins after
+// the request under way has ended. run ends when all its callers have left.
+func (fs *fetches) share(ctx context.Context, shard int, key fetchKey, run func(ctx context.Context) result) result {
+	s := fs.stripe(shard)
+	s.mu.Lock()
+	f, busy := s.byKey[key]
+	if f == nil {
+		f = &fetch{run: run, done: make(chan struct{}), ctx: context.WithoutCancel(ctx)}
+		s.byKey[key] = f
 	}
+	f.waiting++
+	if !busy { // the request under way has just ended
+		fs.leaveLocked(s, shard, key)
+	}
+	s.mu.Unlock()
+
+	select {
+	case <-f.done:
+		return f.result
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.waiting--; f.waiting == 0 && f.cancel != nil {
+		f.cancel()
+	}
+	return result{err: ctx.Err()}
 }

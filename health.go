@@ -9,53 +9,117 @@ import (
 	"github.com/peercache/peercache/internal/mux"
 )
 
-// Bounds of a peer's patience: the time after which a request to it has taken
-// longer than usual.
 const (
-	leastPatience = 10 * time.Millisecond
-	mostPatience  = 50 * time.Millisecond
-	pingEvery     = 50 * time.Millisecond
-	pingTimeout   = time.Second
+	firstPatience = 10 * time.Millisecond // with a peer that has not been measured yet
+	leastPatience = 5 * time.Millisecond
+	mostPatience  = time.Second
+
+	// hedgeShare is how many requests there are to a hedge, 2 %; hedgeBurst is
+	// how many hedges may have been saved up.
+	hedgeShare = 50
+	hedgeBurst = 32
+
+	leastSilence = 30 * time.Millisecond // before a peer counts as stuck
+	pingEvery    = 50 * time.Millisecond
+	pingTimeout  = time.Second
 )
 
 // health is what a node thinks of a peer's answers. It may be used
 // concurrently.
 type health struct {
-	latency  atomic.Int64 // smoothed time of a request that needed no load, nanoseconds
-	variance atomic.Int64 // smoothed deviation from it
-	silent   atomic.Bool  // it is out of the request path until it answers again
+	latency atomic.Int64 // smoothed time of a request that needed no load, nanoseconds
+	tail    atomic.Int64 // the time that one request in hedgeShare takes longer than
+	asked   atomic.Int64 // requests of which latencies are measured
+	load    atomic.Int64 // requests that it was working on when it last said so
+	silent  atomic.Bool  // it is out of the request path until it answers again
+	stuck   atomic.Pointer[breaker]
+	trips   atomic.Int64 // how often stuck was set
 
 	mu      sync.Mutex
-	pinging bool // guarded by mu
+	pinging bool  // guarded by mu
+	credit  int64 // guarded by mu; of asked, what was used for hedges or is forfeited
 }
 
-// observe notes how long a request took (Jacobson & Karels, "Congestion
-// Avoidance and Control", 1988).
+// A breaker is open for as long as nothing comes over the connection on which
+// a peer owes answers.
+type breaker struct {
+	conn  *mux.Conn
+	heard time.Time
+}
+
+// observe notes how long a request took.
 func (h *health) observe(d time.Duration) {
-	latency := h.latency.Load()
-	if latency == 0 {
+	if latency := h.latency.Load(); latency == 0 {
 		h.latency.Store(int64(d))
-		h.variance.Store(int64(d / 2))
-		return
+	} else {
+		h.latency.Store(latency + (int64(d)-latency)/8)
 	}
-	deviation := int64(d) - latency
-	h.latency.Store(latency + deviation/8)
-	h.variance.Store(h.variance.Load() + (max(deviation, -deviation)-h.variance.Load())/4)
+	// A quantile that is followed by steps: where the steps up and down
+	// balance, one in hedgeShare is above it (Tierney, "A Space-Efficient
+	// Recursive Procedure for Estimating a Quantile", 1983).
+	tail := int64(h.patience())
+	if int64(d) > tail {
+		tail += tail / 8
+	} else {
+		tail -= tail / (8 * (hedgeShare - 1))
+	}
+	h.tail.Store(min(max(tail, int64(leastPatience)), int64(mostPatience)))
 }
 
+// patience returns how long a request may take before it has taken longer than
+// usual.
 func (h *health) patience() time.Duration {
-	usual := time.Duration(h.latency.Load() + 4*h.variance.Load())
-	return min(max(usual, leastPatience), mostPatience)
+	if tail := h.tail.Load(); tail != 0 {
+		return time.Duration(tail)
+	}
+	return firstPatience
 }
 
-// patience returns how long a request to a member may take before it has
-// taken longer than usual.
-func (p *peers) patience(m Member) time.Duration {
-	r, err := p.get(m.Incarnation, m.Addr)
-	if err != nil {
-		return leastPatience
+// mayHedge reports whether one more request may go to another member because
+// this one takes long, and counts it.
+func (h *health) mayHedge() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	asked := h.asked.Load()
+	h.credit = max(h.credit, asked-hedgeBurst*hedgeShare)
+	if asked-h.credit < 0 {
+		return false
 	}
-	return r.health.patience()
+	h.credit += hedgeShare
+	return true
+}
+
+// isStuck reports whether the peer owes answers and has not said anything for
+// much longer than usual.
+func (r *peer) isStuck() bool {
+	b := r.health.stuck.Load()
+	if b == nil {
+		return false
+	}
+	if conn := r.calls.live.Load(); conn == b.conn && conn.LastHeard().Equal(b.heard) {
+		return true
+	}
+	r.health.stuck.CompareAndSwap(b, nil)
+	return false
+}
+
+// foundStuck opens the breaker unless something has come from the peer since a
+// request was sent to it, and reports whether it is open.
+func (r *peer) foundStuck(sent time.Time) bool {
+	conn := r.calls.live.Load()
+	if conn == nil {
+		return false
+	}
+	heard := conn.LastHeard()
+	if heard.After(sent) {
+		return false
+	}
+	if !r.isStuck() {
+		r.health.stuck.Store(&breaker{conn, heard})
+		r.health.trips.Add(1)
+		r.gate.turnAway()
+	}
+	return true
 }
 
 // healthy reports whether a member seems to be within reach: it neither
@@ -94,6 +158,7 @@ func (p *peers) suspect(m Member) {
 		return
 	}
 	r.health.silent.Store(true)
+	r.gate.turnAway()
 	r.health.pinging = p.n.spawn(func(ctx context.Context) { p.pingUntilAnswered(ctx, m, r) })
 }
 
@@ -116,33 +181,4 @@ func (p *peers) pingUntilAnswered(ctx context.Context, m Member, r *peer) {
 		}
 		sleep(ctx, pingEvery)
 	}
-}
-
-// call asks a member something. told, if not nil, is called with interim
-// replies.
-func (p *peers) call(ctx context.Context, m Member, req mux.Request, told func(mux.Reply)) (mux.Reply, error) {
-	r, err := p.get(m.Incarnation, m.Addr)
-	if err != nil {
-		return mux.Reply{}, &mux.CallError{Err: err}
-	}
-	conn, err := r.calls.get(ctx)
-	if err != nil {
-		return mux.Reply{}, &mux.CallError{Err: err}
-	}
-	req.Fields.Clock = p.n.hlc.read()
-	req.Fields.Digest = p.n.view.Load().digest
-	began, loading := time.Now(), false
-	reply, err := conn.Call(ctx, req, func(interim mux.Reply) {
-		loading = true
-		if told != nil {
-			told(interim)
-		}
-	})
-	if err == nil {
-		if !loading && req.Op <= opGet {
-			r.health.observe(time.Since(began))
-		}
-		p.n.hlc.observe(reply.Fields.Clock)
-	}
-	return reply, err
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,7 +23,10 @@ const peerIdle = time.Minute
 // peers holds the connections that this node makes to others. It is the
 // network side of gossip.
 type peers struct {
-	n *Node
+	n    *Node
+	gate gate // requests under way to all
+
+	known atomic.Pointer[map[uint64]*peer] // a copy of byIncarnation; never changed, but replaced with mu held
 
 	mu            sync.Mutex
 	byIncarnation map[uint64]*peer // guarded by mu
@@ -37,11 +42,24 @@ type peer struct {
 	calls       connector
 	gossip      connector
 	health      health
+	gate        gate          // requests under way to it
 	used        time.Duration // guarded by peers.mu; when somebody wanted it last
 }
 
 func newPeers(n *Node) *peers {
-	return &peers{n: n, byIncarnation: make(map[uint64]*peer)}
+	p := &peers{n: n, gate: gate{most: maxCallsPerNode}, byIncarnation: make(map[uint64]*peer)}
+	p.publishLocked()
+	return p
+}
+
+// find returns the peer of an incarnation, or nil when nobody has wanted it
+// yet. It takes no lock, and does not count as a use.
+func (p *peers) find(incarnation uint64) *peer { return (*p.known.Load())[incarnation] }
+
+// publishLocked shows find what byIncarnation holds.
+func (p *peers) publishLocked() {
+	known := maps.Clone(p.byIncarnation)
+	p.known.Store(&known)
 }
 
 // get returns the peer of an incarnation; addr is where it lives.
@@ -58,13 +76,14 @@ func (p *peers) get(incarnation uint64, addr string) (*peer, error) {
 		}
 		r = p.newPeer(incarnation, addr)
 		p.byIncarnation[incarnation] = r
+		p.publishLocked()
 	}
 	r.used = p.n.clock.Elapsed()
 	return r, nil
 }
 
 func (p *peers) newPeer(incarnation uint64, addr string) *peer {
-	r := &peer{incarnation: incarnation, addr: addr}
+	r := &peer{incarnation: incarnation, addr: addr, gate: gate{most: maxCallsPerPeer}}
 	r.calls.spawn = p.n.spawn
 	r.calls.dial = func(ctx context.Context) (*mux.Conn, error) {
 		conn, _, err := p.n.dialCalls(ctx, incarnation, addr)
@@ -113,6 +132,9 @@ func (p *peers) prune() {
 			delete(p.byIncarnation, incarnation)
 			idle = append(idle, r)
 		}
+	}
+	if len(idle) > 0 {
+		p.publishLocked()
 	}
 	p.mu.Unlock()
 	for _, r := range idle {

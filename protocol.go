@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -111,8 +112,8 @@ type getRequest struct {
 	key     string
 }
 
-func (g *getRequest) encode() []byte {
-	b := make([]byte, 0, 3+2*5+len(g.cache)+len(g.key))
+func (g *getRequest) append(b []byte) []byte {
+	b = slices.Grow(b, 3+2*5+len(g.cache)+len(g.key))
 	b = wire.AppendByte(b, g.mode)
 	b = wire.AppendBool(b, g.canLoad)
 	b = wire.AppendBool(b, g.asked)
@@ -120,13 +121,22 @@ func (g *getRequest) encode() []byte {
 	return wire.AppendString(b, g.key)
 }
 
-func readGet(body []byte) (g getRequest, err error) {
+func readGet(body []byte) (getRequest, error) {
+	g, cache, key, err := parseGet(body)
+	g.cache, g.key = string(cache), string(key)
+	return g, err
+}
+
+// parseGet is readGet for those who need no copies: cache and key are parts of
+// body.
+func parseGet(body []byte) (g getRequest, cache, key []byte, err error) {
 	r := wire.NewReader(body)
-	g = getRequest{mode: r.Byte(), canLoad: r.Bool(), asked: r.Bool(), cache: r.String(maxCacheName), key: r.String(maxKeyBytes)}
+	g = getRequest{mode: r.Byte(), canLoad: r.Bool(), asked: r.Bool()}
+	cache, key = r.Bytes(maxCacheName), r.Bytes(maxKeyBytes)
 	if g.mode > getLoad {
 		r.Fail("mode of a get")
 	}
-	return g, r.End()
+	return g, cache, key, r.End()
 }
 
 func appendLend(b []byte, flight uint64) []byte { return wire.AppendUint64(b, flight) }
@@ -284,12 +294,17 @@ func errorReply(err error) mux.Reply {
 
 // entryReply carries an entry. Its value is not copied.
 func (n *Node) entryReply(e *entry) mux.Reply {
+	return mux.Reply{Code: replyEntry, Body: n.appendEntryHead(make([]byte, 0, 64), e, len(e.value)), Tail: e.value}
+}
+
+// appendEntryHead appends what an entry with a value of some size is on the
+// wire, but for the value, which comes after it.
+func (n *Node) appendEntryHead(b []byte, e *entry, size int) []byte {
 	head := *e
 	head.value = nil
-	b := n.timer(0).appendEntry(make([]byte, 0, 64), &head)
-	b = b[:len(b)-1] // the length of the value, which the tail is
-	b = wire.AppendUvarint(b, uint64(len(e.value)))
-	return mux.Reply{Code: replyEntry, Body: b, Tail: e.value}
+	t := n.timer(0)
+	b = t.appendEntry(b, &head)
+	return wire.AppendUvarint(b[:len(b)-1], uint64(size)) // in place of the length of no value
 }
 
 func (n *Node) resultReply(r result) mux.Reply {
@@ -334,10 +349,15 @@ type got struct {
 // replies.
 func (n *Node) callGet(ctx context.Context, m Member, sp *space, key string, mode uint8, asked bool, told func(mux.Reply)) (got, error) {
 	g := getRequest{mode: mode, canLoad: mode == getLoad && sp.canLoad(), asked: asked, cache: sp.name, key: key}
-	reply, err := n.peers.call(ctx, m, mux.Request{Op: opGet, Body: g.encode()}, told)
+	reply, err := n.peers.call(ctx, m, mux.Request{Op: opGet, Body: g.append(nil)}, told)
 	if err != nil {
 		return got{}, err
 	}
+	return n.readGot(m.Incarnation, &reply)
+}
+
+// readGot reads a member's answer to opGet.
+func (n *Node) readGot(from uint64, reply *mux.Reply) (got, error) {
 	switch reply.Code {
 	case replyAbsent:
 		r := wire.NewReader(reply.Body)
@@ -347,14 +367,14 @@ func (n *Node) callGet(ctx context.Context, m Member, sp *space, key string, mod
 		floor := readVersion(&r)
 		return got{floor: floor}, r.End()
 	case replyEntry:
-		r := wire.NewReader(reply.Body)
-		e := n.timer(m.Incarnation).readEntry(&r)
+		r, t := wire.NewReader(reply.Body), n.timer(from)
+		e := t.readEntry(&r)
 		return got{entry: e, held: true}, r.End()
 	case replyNotOwner:
 		owners, err := readOwners(reply.Body)
 		return got{notOwner: owners}, err
 	default:
-		return got{}, replyFailure(reply)
+		return got{}, replyFailure(*reply)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
+	"github.com/peercache/peercache/lru"
 )
 
 // coOwnersTime bounds how long an owner that has not all of a shard yet asks
@@ -35,7 +36,7 @@ func (n *Node) find(ctx context.Context, sp *space, key string, load bool) resul
 	if place == 0 {
 		return n.findAsPrimary(ctx, sp, key, load)
 	}
-	return n.fetch(ctx, sp, key, load)
+	return n.fetch(ctx, sp, shard, key, load)
 }
 
 func resultOf(e entry) result {
@@ -267,11 +268,21 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 	}
 }
 
-// fetch asks the owners for a key.
-func (n *Node) fetch(ctx context.Context, sp *space, key string, load bool) result {
-	r := n.fetches.do(ctx, fetchKey{flightKey{sp.id, key}, load}, func(ctx context.Context) result {
-		return n.askOwners(ctx, sp, key, load)
-	})
+// fetch asks the owners for a key, which is of a shard.
+func (n *Node) fetch(ctx context.Context, sp *space, shard int, key string, load bool) result {
+	k := fetchKey{flightKey{sp.id, key}, load}
+	var r result
+	if n.fetches.enter(shard, k) {
+		r = n.askOwners(ctx, sp, shard, key, load)
+		n.fetches.leave(shard, k)
+	} else {
+		r = n.fetches.share(ctx, shard, k, func(ctx context.Context) result {
+			return n.askOwners(ctx, sp, shard, key, load)
+		})
+	}
+	if r.err != nil && n.life.Err() != nil {
+		return result{err: ErrClosed}
+	}
 	if errors.Is(r.err, errNoOwner) && load && sp.canLoad() && ctx.Err() == nil {
 		return n.loadAlone(ctx, sp, key)
 	}
@@ -279,6 +290,75 @@ func (n *Node) fetch(ctx context.Context, sp *space, key string, load bool) resu
 }
 
 var errNoOwner = fmt.Errorf("%w: no owner of the key answers", ErrUnavailable)
+
+// fastValue is the largest value that is handed out by the goroutine that
+// reads a connection: larger ones would hold up the requests behind.
+const fastValue = 32 << 10
+
+// serveFast answers what takes no waiting, on the goroutine that reads the
+// connection. What it does not answer is for serve.
+func (n *Node) serveFast(req *mux.Request) (reply mux.Reply, ok bool) {
+	switch req.Op {
+	case opGet:
+		reply, ok = n.getFast(req)
+	case opPing:
+		ok = true
+	}
+	if ok {
+		n.hlc.observe(req.Fields.Clock)
+		reply.Fields.Clock = n.hlc.read()
+	}
+	return reply, ok
+}
+
+// getFast is serveGet for keys that are held, and for those that are not but
+// need not be loaded.
+func (n *Node) getFast(req *mux.Request) (mux.Reply, bool) {
+	g, cache, name, err := parseGet(req.Body)
+	if err != nil {
+		return mux.Reply{}, false
+	}
+	sp := n.store.known(cache)
+	if sp == nil {
+		return mux.Reply{}, false
+	}
+	key := sp.key(string(name))
+	shard := int(key.Shard)
+	if g.mode != getLookup && !n.handoff.filled(shard) {
+		return mux.Reply{}, false // it has to be compared with the other owners
+	}
+	var e entry
+	large := false
+	value := req.Scratch
+	held := n.store.lru.View(key, func(v []byte, m lru.Meta) {
+		e = entryOf(m, nil)
+		if large = len(v) > fastValue; !large {
+			value = append(value, v...)
+		}
+	})
+	switch {
+	case large:
+		return mux.Reply{}, false
+	case held && (e.flags&flagTombstone == 0 || g.mode == getLookup):
+		sp.count.serverRequests.Add(1)
+		both := n.appendEntryHead(value, &e, len(value))
+		return mux.Reply{Code: replyEntry, Body: both[len(value):], Tail: both[:len(value)]}, true
+	case g.mode == getLoad:
+		return mux.Reply{}, false
+	}
+	sp.count.serverRequests.Add(1)
+	if v := n.view.Load(); g.mode == getStored && v.place(n.incarnation, shard) < 0 {
+		return n.notOwnerReply(v, shard), true
+	}
+	return mux.Reply{Code: replyAbsent}, true
+}
+
+// known returns the space of a name, or nil.
+func (s *store) known(name []byte) *space {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.byName[string(name)]
+}
 
 // serveGet answers a peer that asks for a key.
 func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
@@ -320,7 +400,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	if place > 0 && !g.asked {
 		// Rather the load of an owner that comes before this one: the asker
 		// may just not reach it.
-		if r := n.askThese(ctx, sp, g.key, getLoad, true, ownersBefore(v, shard, place)); !errors.Is(r.err, errNoOwner) {
+		if r := n.askThese(ctx, sp, g.key, getLoad, true, ownersBefore(v, shard, place), nil); !errors.Is(r.err, errNoOwner) {
 			return n.resultReply(r)
 		}
 	}

@@ -281,8 +281,9 @@ func (in *inbound) putToUse(c *inboundConn) error {
 			from := gossip.Peer{Name: gossipName(c.peer.Incarnation), Addr: c.peer.Addr}
 			options.Packet = func(packet []byte) { g.Packet(from, packet) }
 		} else {
+			options.Fast = n.serveFast
 			options.Serve = func(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
-				return n.serve(ctx, c.peer, req, progress)
+				return n.serve(nested(ctx), c.peer, req, progress)
 			}
 		}
 		surplus = in.admit(c, maxPerPeer)

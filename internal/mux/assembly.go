@@ -41,7 +41,7 @@ func (c *Conn) expectLocked(cl *call, f *wire.Frame) error {
 		return errRoom
 	}
 	c.in.held += size
-	cl.in = &assembly{header: f.Header, size: size}
+	cl.in = &assembly{header: f.Header, arrived: time.Duration(c.heard.Load()), size: size}
 	return nil
 }
 
@@ -82,7 +82,7 @@ func (c *Conn) onChunk(f *wire.Frame) error {
 		c.cancelLocked(cl)
 	}
 	c.mu.Unlock()
-	cl.reply = Reply{Code: a.header.Code, Fields: a.header.Fields, Body: a.body}
+	cl.reply = Reply{Code: a.header.Code, Fields: a.header.Fields, Body: a.body, Took: a.arrived - cl.began, Interim: cl.told}
 	cl.reply.Fields.BodySize = 0
 	cl.done <- struct{}{}
 	return nil

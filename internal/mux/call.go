@@ -2,6 +2,7 @@ package mux
 
 import (
 	"context"
+	"time"
 
 	"github.com/peercache/peercache/internal/wire"
 )
@@ -20,8 +21,12 @@ const (
 type call struct {
 	id     uint64
 	done   chan struct{} // gets one token from who took the call out, unless the caller did
-	news   chan struct{} // gets a token when progress grows
+	news   chan struct{} // gets a token when progress grows or the call is overdue
 	listen bool          // the caller wants progress
+	told   bool          // some came
+
+	began   time.Duration // since Conn.start
+	overdue time.Duration // when the caller is told that it takes long, since Conn.start; 0: never
 
 	batch    uint64 // the batch that its frame is in; 0: none yet
 	offset   int    // and where there
@@ -112,12 +117,80 @@ func (t *callTable) takeAll(o *outbox) []*call {
 // The error is a *RemoteError when the peer refused or failed, else a
 // *CallError, which tells whether the request may have reached the peer.
 func (c *Conn) Call(ctx context.Context, req Request, onProgress func(Reply)) (Reply, error) {
+	cl, err := c.ask(ctx, &req, 0, onProgress != nil)
+	if err != nil {
+		return Reply{}, err
+	}
+	return Pending{c, cl}.Wait(ctx, onProgress)
+}
+
+// Try is Call for a caller who has something else to do when the answer takes
+// longer than patience, or an interim reply says that it will. Pending is then
+// the call, whose answer the caller waits for with Wait, once; until Wait has
+// returned Body and Tail must not change. Else pending is zero.
+func (c *Conn) Try(ctx context.Context, req Request, patience time.Duration) (reply Reply, pending Pending, err error) {
+	cl, err := c.ask(ctx, &req, max(patience, 1), true)
+	if err != nil {
+		return Reply{}, Pending{}, err
+	}
+	select {
+	case <-cl.done:
+	case <-cl.news:
+		return Reply{}, Pending{c, cl}, nil
+	case <-ctx.Done():
+		c.leave(cl, ctx.Err())
+	}
+	reply, err = c.result(cl)
+	return reply, Pending{}, err
+}
+
+// A Pending is a call under way. The zero Pending is none.
+type Pending struct {
+	c  *Conn
+	cl *call
+}
+
+// IsZero reports whether p is no call.
+func (p Pending) IsZero() bool { return p.cl == nil }
+
+// Began returns when the request was handed over for writing.
+func (p Pending) Began() time.Time { return p.c.start.Add(p.cl.began) }
+
+// Wait waits for the answer, as [Conn.Call] does.
+func (p Pending) Wait(ctx context.Context, onProgress func(Reply)) (Reply, error) {
+	c, cl := p.c, p.cl
+	if onProgress == nil {
+		select {
+		case <-cl.done:
+		case <-ctx.Done():
+			c.leave(cl, ctx.Err())
+		}
+		return c.result(cl)
+	}
+	c.tell(cl, onProgress) // of what came before
+	for {
+		select {
+		case <-cl.done:
+			return c.result(cl)
+		case <-cl.news:
+			c.tell(cl, onProgress)
+		case <-ctx.Done():
+			c.leave(cl, ctx.Err())
+			return c.result(cl)
+		}
+	}
+}
+
+// ask hands a request over for writing. listen says that the caller wants
+// interim replies; patience, if not 0, that it wants to be told when the call
+// has taken so long.
+func (c *Conn) ask(ctx context.Context, req *Request, patience time.Duration, listen bool) (*call, error) {
 	if err := ctx.Err(); err != nil {
-		return Reply{}, &CallError{Err: err}
+		return nil, &CallError{Err: err}
 	}
 	size := len(req.Body) + len(req.Tail)
 	if size > c.opts.MaxBody {
-		return Reply{}, &CallError{Err: ErrTooLarge}
+		return nil, &CallError{Err: ErrTooLarge}
 	}
 	h := wire.Header{Kind: wire.KindRequest, Code: req.Op, Fields: req.Fields}
 	h.Fields.BodySize = 0
@@ -129,8 +202,10 @@ func (c *Conn) Call(ctx context.Context, req Request, onProgress func(Reply)) (R
 		h.Fields.Deadline = 1 // the writer puts in what is left
 	}
 	whole := size <= c.opts.ChunkAbove
+	now := time.Since(c.start)
 
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	queued := 0 // bytes that have to find room
 	if whole {
 		queued = size
@@ -140,15 +215,17 @@ func (c *Conn) Call(ctx context.Context, req Request, onProgress func(Reply)) (R
 		err = ErrGoingAway
 	}
 	if err != nil {
-		c.mu.Unlock()
-		return Reply{}, &CallError{Err: err}
+		return nil, &CallError{Err: err}
 	}
 	cl := c.calls.put()
 	if cl == nil {
-		c.mu.Unlock()
-		return Reply{}, &CallError{Err: errCalls}
+		return nil, &CallError{Err: errCalls}
 	}
-	cl.listen = onProgress != nil
+	cl.listen, cl.began = listen, now
+	if patience > 0 {
+		cl.overdue = now + patience
+		c.patrolLocked(now, cl.overdue)
+	}
 	h.Call = cl.id
 	if whole {
 		cl.batch, cl.offset = c.out.batch, len(c.out.buf)
@@ -159,26 +236,46 @@ func (c *Conn) Call(ctx context.Context, req Request, onProgress func(Reply)) (R
 		c.out.add(cl.out)
 	}
 	c.kickLocked()
-	c.mu.Unlock()
+	return cl, nil
+}
 
-	if onProgress == nil {
-		select {
-		case <-cl.done:
-		case <-ctx.Done():
-			c.leave(cl, ctx.Err())
-		}
-		return c.result(cl)
+// patrolLocked sees to it that patrol runs at a time, if not before.
+func (c *Conn) patrolLocked(now, at time.Duration) {
+	if c.patrolAt != 0 && c.patrolAt <= at {
+		return
 	}
-	for {
-		select {
-		case <-cl.done:
-			return c.result(cl)
-		case <-cl.news:
-			c.tell(cl, onProgress)
-		case <-ctx.Done():
-			c.leave(cl, ctx.Err())
-			return c.result(cl)
+	c.patrolAt = at
+	if c.patrolTimer == nil {
+		c.patrolTimer = time.AfterFunc(at-now, c.patrol)
+		return
+	}
+	c.patrolTimer.Reset(at - now)
+}
+
+// patrol tells the callers whose calls are overdue. One timer does for all.
+func (c *Conn) patrol() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.patrolAt = 0
+	if c.err != nil {
+		return
+	}
+	now, next := time.Since(c.start), time.Duration(0)
+	for _, cl := range c.calls.slots {
+		switch {
+		case cl == nil || cl.overdue == 0:
+		case cl.overdue <= now:
+			cl.overdue = 0
+			select {
+			case cl.news <- struct{}{}:
+			default:
+			}
+		case next == 0 || cl.overdue < next:
+			next = cl.overdue
 		}
+	}
+	if next != 0 {
+		c.patrolLocked(now, next)
 	}
 }
 
@@ -279,6 +376,7 @@ func (c *Conn) onReply(f *wire.Frame, bad error) error {
 		c.cancelLocked(cl)
 	case f.Kind == wire.KindProgress:
 		defer c.mu.Unlock()
+		cl.told = true
 		if !cl.listen || len(f.Body) > maxProgressBody {
 			return nil
 		}
@@ -317,6 +415,7 @@ func (c *Conn) onReply(f *wire.Frame, bad error) error {
 		cl.err = &RemoteError{Code: wire.ErrorCode(f.Code), Text: clip(string(f.Body))}
 	default:
 		cl.reply = makeReply(f)
+		cl.reply.Took, cl.reply.Interim = time.Duration(c.heard.Load())-cl.began, cl.told
 	}
 	cl.done <- struct{}{}
 	return nil

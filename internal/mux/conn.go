@@ -45,6 +45,9 @@ type Conn struct {
 	draining bool                // we sent a goaway
 	drained  bool                // and the peer's ack came: no request will follow
 	going    bool                // the peer sent a goaway
+
+	patrolTimer *time.Timer   // nil until the first call of Try
+	patrolAt    time.Duration // when it fires, since start; 0: it does not
 }
 
 // New returns a Conn over nc, which it owns from now on, and starts its
@@ -90,6 +93,9 @@ func (c *Conn) Abort(err error) {
 		return
 	}
 	c.err = err
+	if c.patrolTimer != nil {
+		c.patrolTimer.Stop()
+	}
 	failed := c.calls.takeAll(&c.out)
 	c.out.clear()
 	c.mu.Unlock()

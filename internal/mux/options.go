@@ -122,4 +122,10 @@ type Reply struct {
 	Fields wire.Fields
 	// Body and Tail, one after the other, are the reply's body.
 	Body, Tail []byte
+	// Took is, in a Reply that Call returned, how long the peer took, from
+	// when the request was handed over until the read that brought the reply's
+	// first frame.
+	Took time.Duration
+	// Interim says that interim replies came before.
+	Interim bool
 }

@@ -1,0 +1,140 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peercache/peercache/internal/mux"
+	"github.com/peercache/peercache/internal/wire"
+)
+
+const maxBusyPause = 100 * time.Millisecond // between two attempts to ask a member that has too much to do
+
+// Bounds on the requests under way from this node. Those that a node makes to
+// answer somebody else's are not held up by them: they are bounded by what
+// they answer, and two nodes must not wait for each other.
+const (
+	maxCallsPerPeer = 2048
+	maxCallsPerNode = 8192
+	fairCalls       = 64 // to one peer, whatever is under way to others
+)
+
+// mayWait reports whether a request waits when too many are under way.
+func mayWait(op uint8) bool {
+	switch op {
+	case opGet, opGetMany, opWrite, opClear:
+		return true
+	default:
+		return false
+	}
+}
+
+// A nestedKey marks the contexts of requests that are made to answer others'.
+type nestedKey struct{}
+
+// nested returns a context whose requests never wait for others of this node.
+func nested(ctx context.Context) context.Context {
+	return context.WithValue(ctx, nestedKey{}, true)
+}
+
+// enter waits until a request to r may be made. The caller leaves in the end.
+func (p *peers) enter(ctx context.Context, r *peer, op uint8) error {
+	if p.gate.wait.Load() == 0 && p.gate.try() {
+		if r.gate.wait.Load() == 0 && r.gate.try() {
+			return nil
+		}
+		p.gate.leave()
+	}
+	return p.enterSlowly(ctx, r, op)
+}
+
+func (p *peers) enterSlowly(ctx context.Context, r *peer, op uint8) error {
+	if !mayWait(op) || ctx.Value(nestedKey{}) != nil {
+		r.gate.force()
+		p.gate.force()
+		return nil
+	}
+	if err := r.gate.enter(ctx); err == errTurnedAway {
+		return err
+	} else if err != nil {
+		return fmt.Errorf("%w: %d requests to %s are under way: %w", ErrUnavailable, maxCallsPerPeer, r.addr, err)
+	}
+	if r.gate.inside() <= fairCalls {
+		p.gate.force()
+		return nil
+	}
+	if err := p.gate.enter(ctx); err != nil {
+		r.gate.leave()
+		return fmt.Errorf("%w: %d requests to others are under way: %w", ErrUnavailable, maxCallsPerNode, err)
+	}
+	return nil
+}
+
+func (p *peers) leave(r *peer) {
+	r.gate.leave()
+	p.gate.leave()
+}
+
+// stamp fills in what every request says of this node.
+func (p *peers) stamp(req *mux.Request) {
+	req.Fields.Clock = p.n.hlc.read()
+	req.Fields.Digest = p.n.view.Load().digest
+}
+
+// answered notes what an answer says of its sender.
+func (p *peers) answered(r *peer, op uint8, reply *mux.Reply) {
+	if op <= opGet && !reply.Interim { // else it took the time of a load
+		r.health.observe(reply.Took)
+	}
+	p.n.hlc.observe(reply.Fields.Clock)
+}
+
+// call asks a member something. told, if not nil, is called with interim
+// replies.
+func (p *peers) call(ctx context.Context, m Member, req mux.Request, told func(mux.Reply)) (mux.Reply, error) {
+	r := p.find(m.Incarnation)
+	if r == nil {
+		var err error
+		if r, err = p.get(m.Incarnation, m.Addr); err != nil {
+			return mux.Reply{}, &mux.CallError{Err: err}
+		}
+	}
+	if err := p.enter(ctx, r, req.Op); err != nil {
+		return mux.Reply{}, &mux.CallError{Err: err}
+	}
+	defer p.leave(r)
+	for pause := busyPause; ; pause = min(2*pause, maxBusyPause) {
+		conn, err := r.calls.get(ctx)
+		if err != nil {
+			return mux.Reply{}, &mux.CallError{Err: err}
+		}
+		reply, err := p.callOn(ctx, conn, r, req, told)
+		if !isBusy(err) || req.Op != opGet && req.Op != opGetMany {
+			return reply, err
+		}
+		if sleep(ctx, pause); ctx.Err() != nil {
+			return mux.Reply{}, &mux.CallError{Err: fmt.Errorf("%w: %s has too much to do: %w", ErrUnavailable, r.addr, ctx.Err())}
+		}
+	}
+}
+
+func (p *peers) callOn(ctx context.Context, conn *mux.Conn, r *peer, req mux.Request, told func(mux.Reply)) (mux.Reply, error) {
+	p.stamp(&req)
+	if req.Op == opGet {
+		r.health.asked.Add(1)
+	}
+	reply, err := conn.Call(ctx, req, told)
+	if err == nil {
+		p.answered(r, req.Op, &reply)
+	}
+	return reply, err
+}
+
+// isBusy reports whether err says that a member has too much to do to look at
+// a request.
+func isBusy(err error) bool {
+	var remote *mux.RemoteError
+	return errors.As(err, &remote) && remote.Code == wire.CodeBusy
+}
