@@ -29,11 +29,31 @@ func (n *Node) askOwners(ctx context.Context, sp *space, shard int, key string, 
 		mode = getLoad
 	}
 	v := n.view.Load()
-	first := n.ask(ctx, sp, v, shard, key, mode)
-	if r, final := first.result(); final {
-		return r
+	places := v.current.owners(shard)
+	if len(places) > 1 && sp.readsReplicas() && v.place(n.incarnation, shard) < 0 {
+		if place := n.pick(v, places); place > 0 {
+			first := n.ask(ctx, sp, v, places[place], key, getStored)
+			if r, final := first.result(); final && (r.found || r.err != nil) {
+				return r
+			} else if !first.pending.IsZero() {
+				first.beside = true
+				return n.askOn(ctx, sp, v, shard, key, mode, first)
+			}
+			// It may not have what the primary has loaded just now.
+		}
 	}
-	opened := first // only this one has to be on the heap
+	var first opening
+	if len(places) > 0 {
+		first = n.ask(ctx, sp, v, places[0], key, mode)
+		if r, final := first.result(); final {
+			return r
+		}
+	}
+	return n.askOn(ctx, sp, v, shard, key, mode, first)
+}
+
+// askOn goes on where an opening did not end the matter.
+func (n *Node) askOn(ctx context.Context, sp *space, v *view, shard int, key string, mode uint8, opened opening) result {
 	owners := v.ownersOf(shard)
 	self := slices.IndexFunc(owners, func(m Member) bool { return m.Incarnation == n.incarnation })
 	if self < 0 {
@@ -44,7 +64,7 @@ func (n *Node) askOwners(ctx context.Context, sp *space, shard int, key string, 
 	if !errors.Is(r.err, errNoOwner) {
 		return r
 	}
-	if !load {
+	if mode != getLoad {
 		return result{}
 	}
 	if sp.canLoad() {
@@ -53,10 +73,10 @@ func (n *Node) askOwners(ctx context.Context, sp *space, shard int, key string, 
 	return r
 }
 
-// An opening is a request to the first owner of a key that the asker makes by
-// itself. Most reads end with it; a question goes on where they do not.
+// An opening is a request to an owner of a key that the asker makes by itself. Most reads end with it; a question goes on where they do not.
 type opening struct {
 	r       *peer       // who was asked; nil: nobody
+	beside  bool        // it was not the first owner, and was asked for what it holds only
 	pending mux.Pending // the request, when it takes its time
 	got     got         // the answer, else
 	err     error       // or why there is none
@@ -67,14 +87,10 @@ type opening struct {
 // request was handed over.
 var requests = sync.Pool{New: func() any { return new([]byte) }}
 
-// ask asks the first owner of a key if that is within reach and usually
-// answers at once.
-func (n *Node) ask(ctx context.Context, sp *space, v *view, shard int, key string, mode uint8) (o opening) {
-	owners := v.current.owners(shard)
-	if len(owners) == 0 {
-		return o
-	}
-	incarnation := v.current.member(int(owners[0])).Incarnation
+// ask asks an owner of a key, by its number in the table, if that is within
+// reach.
+func (n *Node) ask(ctx context.Context, sp *space, v *view, owner uint16, key string, mode uint8) (o opening) {
+	incarnation := v.current.member(int(owner)).Incarnation
 	r := n.peers.find(incarnation)
 	if incarnation == n.incarnation || r == nil || r.health.silent.Load() || r.isStuck() {
 		return o
@@ -125,6 +141,16 @@ func (o *opening) result() (r result, final bool) {
 		return resultOf(o.got.entry), true
 	default:
 		return result{}, true
+	}
+}
+
+// abandon ends the request if it is still under way.
+func (o *opening) abandon(n *Node) {
+	if o != nil && !o.pending.IsZero() {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		o.pending.Wait(ended, nil)
+		n.peers.leave(o.r)
 	}
 }
 
@@ -227,7 +253,7 @@ func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, 
 		case <-quiet.C:
 			n.peers.suspect(q.members[q.next-1].Member)
 			if q.next == len(q.members) {
-				return result{err: errNoOwner}
+				return result{err: nobody(ctx)}
 			}
 			q.askNext(ctx)
 			quiet.Reset(silence)
@@ -235,7 +261,22 @@ func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, 
 			return result{err: q.whyEnded(ctx)}
 		}
 	}
-	return result{err: errNoOwner}
+	return result{err: nobody(ctx)}
+}
+
+// nobody returns the error of a question that nobody answered.
+func nobody(ctx context.Context) error {
+	if isOver(ctx) {
+		return context.DeadlineExceeded
+	}
+	return errNoOwner
+}
+
+// isOver reports whether ctx's time is over. Members may see that before it
+// does.
+func isOver(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) <= 0
 }
 
 // begin asks the first member, or goes on with the request that it got.
@@ -245,12 +286,17 @@ func (q *question) begin(ctx context.Context, first *opening) {
 		place = slices.IndexFunc(q.members, func(c candidate) bool { return c.Incarnation == first.r.incarnation })
 	}
 	if place < 0 {
+		first.abandon(q.n)
 		q.askNext(ctx)
 		if q.next > 0 {
 			if r := q.n.peers.find(q.members[0].Incarnation); r != nil && r.isStuck() {
 				q.peekNext(ctx)
 			}
 		}
+		return
+	}
+	if first.beside {
+		q.goOnBeside(ctx, place, first)
 		return
 	}
 	c := q.members[place]
@@ -262,7 +308,12 @@ func (q *question) begin(ctx context.Context, first *opening) {
 		return
 	}
 	q.sent = first.pending.Began()
-	q.spawn(ctx, 0, q.mode, func(ctx context.Context, told func(mux.Reply)) (got, error) {
+	q.goOn(ctx, 0, q.mode, first)
+}
+
+// goOn waits for the answer to a request that a member got already.
+func (q *question) goOn(ctx context.Context, place int, mode uint8, first *opening) {
+	q.spawn(ctx, place, mode, func(ctx context.Context, told func(mux.Reply)) (got, error) {
 		defer q.n.peers.leave(first.r)
 		reply, err := first.pending.Wait(ctx, told)
 		if err != nil {
@@ -273,17 +324,46 @@ func (q *question) begin(ctx context.Context, first *opening) {
 	})
 }
 
+// goOnBeside asks the first member while another one, which was asked only for
+// what it holds, takes longer than usual. Where there is no hedge left it is
+// given some more time.
+func (q *question) goOnBeside(ctx context.Context, place int, first *opening) {
+	r := first.r
+	_, most := r.health.bounds()
+	rest := most - time.Since(first.pending.Began())
+	q.goOn(ctx, place, getLookup, first)
+	if r.health.mayHedge() {
+		q.n.hedges.Add(1)
+	} else {
+		wait := time.NewTimer(rest)
+		defer wait.Stop()
+		select {
+		case a := <-q.answers:
+			q.answers <- a // for askThese
+			if a.err == nil && a.got.held {
+				return
+			}
+		case <-wait.C:
+			r.foundStuck(first.pending.Began())
+		case <-ctx.Done():
+			return
+		}
+	}
+	q.sent = time.Now()
+	q.askNext(ctx)
+	q.peeked = len(q.members)
+}
+
 // patience is how long the first member may take before it is slower than
 // usual, and before it is much slower.
 func (q *question) patience() (usual, stuck time.Duration) {
 	if q.next == 0 {
 		return silence, silence
 	}
-	usual = firstPatience
 	if r := q.n.peers.find(q.members[0].Incarnation); r != nil {
-		usual = r.health.patience()
+		return r.health.bounds()
 	}
-	return usual, max(3*usual, leastSilence)
+	return firstPatience, leastSilence
 }
 
 // hedge asks another member for what it holds because the first takes longer
@@ -407,7 +487,7 @@ func (q *question) works(place int) {
 func (q *question) leave(ctx context.Context) {
 	for _, a := range q.asking {
 		r := q.n.peers.find(q.members[a.place].Incarnation)
-		if ctx.Err() != nil || a.worked || r == nil || r.isStuck() {
+		if ctx.Err() != nil || a.worked || r == nil || r.isStuck() && r.gate.inside() > fairCalls {
 			a.cancel()
 		} else {
 			time.AfterFunc(lateAnswer, a.cancel)
@@ -434,6 +514,9 @@ func (q *question) judge(ctx context.Context, a answer) (r result, final bool) {
 	var answered *answeredError
 	switch {
 	case errors.As(a.err, &answered) && a.mode != getLookup && !errors.Is(a.err, ErrUnavailable):
+		if isOver(ctx) {
+			return result{err: context.DeadlineExceeded}, true // which is what it says, too
+		}
 		return result{err: answered.err}, true
 	case a.err != nil:
 		if a.mode != getLookup && a.place == q.next-1 {

@@ -60,6 +60,8 @@ func New[V any](n *Node, name string, opts Options[V]) (*Cache[V], error) {
 		forgetAll: c.near.clear,
 		resize:    c.near.setMaxBytes,
 		nearStats: c.near.stats,
+
+		readReplicas: opts.ReadReplicas,
 	}
 	if c.loads {
 		f.load = c.load

@@ -21,6 +21,9 @@ const (
 	fairCalls       = 64 // to one peer, whatever is under way to others
 )
 
+// maxLoadSaid bounds what a peer can say of its load.
+const maxLoadSaid = 1 << 20
+
 // mayWait reports whether a request waits when too many are under way.
 func mayWait(op uint8) bool {
 	switch op {
@@ -87,6 +90,9 @@ func (p *peers) stamp(req *mux.Request) {
 func (p *peers) answered(r *peer, op uint8, reply *mux.Reply) {
 	if op <= opGet && !reply.Interim { // else it took the time of a load
 		r.health.observe(reply.Took)
+	}
+	if load := reply.Fields.Load; load > 0 {
+		r.health.load.Store(int64(min(load-1, maxLoadSaid)))
 	}
 	p.n.hlc.observe(reply.Fields.Clock)
 }

@@ -64,6 +64,21 @@ func (c *connector) get(ctx context.Context) (*mux.Conn, error) {
 	}
 }
 
+// want begins to make the connection if there is none, and reports whether
+// there is one.
+func (c *connector) want() bool {
+	if c.live.Load() != nil {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live.Load() != nil {
+		return true
+	}
+	c.startLocked()
+	return false
+}
+
 // send sends a packet, or keeps it for the connection that is being made. It
 // never blocks: what does not fit is dropped. An error says that the last
 // attempt to connect failed and none is due.

@@ -10,6 +10,8 @@ const (
 	MaxKeyBytes = maxKeyBytes
 	AttemptTime = attemptTime
 	FillDelay   = fillDelay
+
+	MaxCallsPerPeer = maxCallsPerPeer
 )
 
 // Dump returns what the node holds of a cache in the shards that it owns, by

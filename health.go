@@ -75,6 +75,13 @@ func (h *health) patience() time.Duration {
 	return firstPatience
 }
 
+// bounds returns patience, and after how long without a sign of life the peer
+// counts as stuck.
+func (h *health) bounds() (usual, stuck time.Duration) {
+	usual = h.patience()
+	return usual, max(3*usual, leastSilence)
+}
+
 // mayHedge reports whether one more request may go to another member because
 // this one takes long, and counts it.
 func (h *health) mayHedge() bool {

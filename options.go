@@ -45,6 +45,19 @@ type Options[V any] struct {
 	// Values of keys that this node owns are always kept so, and are never old.
 	NearTTL time.Duration
 
+	// ReadReplicas lets every owner of a key answer reads from this process,
+	// not only the first: which of two, chosen at random, is likely to be
+	// faster is asked, by its measured latency and the requests that it works
+	// on. Owners in this node's [Config].Zone are preferred until they are much
+	// slower. It spreads the reads of hot keys over all copies, and costs one
+	// more round for values that only the first owner holds yet.
+	//
+	// While a write is under way one owner may have it already and another not
+	// yet, so that of two reads the later may give the older value. After the
+	// write was acknowledged none does, except from an owner that did not
+	// confirm it ([ErrPartialWrite]).
+	ReadReplicas bool
+
 	// MaxBytes bounds this cache within what the node may hold. 0: no bound of
 	// its own.
 	MaxBytes int64

@@ -92,7 +92,7 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 	default:
 		return mux.Reply{Code: replyUnsupported}
 	}
-	reply.Fields.Clock = n.hlc.read()
+	n.sign(&reply)
 	return reply
 }
 

@@ -306,16 +306,22 @@ func (n *Node) serveFast(req *mux.Request) (reply mux.Reply, ok bool) {
 	}
 	if ok {
 		n.hlc.observe(req.Fields.Clock)
-		reply.Fields.Clock = n.hlc.read()
+		n.sign(&reply)
 	}
 	return reply, ok
+}
+
+// sign fills in what every reply says of this node.
+func (n *Node) sign(reply *mux.Reply) {
+	reply.Fields.Clock = n.hlc.read()
+	reply.Fields.Load = uint64(n.serving.Load()) + 1
 }
 
 // getFast is serveGet for keys that are held, and for those that are not but
 // need not be loaded.
 func (n *Node) getFast(req *mux.Request) (mux.Reply, bool) {
 	g, cache, name, err := parseGet(req.Body)
-	if err != nil {
+	if err != nil || g.mode == getLookup {
 		return mux.Reply{}, false
 	}
 	sp := n.store.known(cache)
@@ -324,8 +330,9 @@ func (n *Node) getFast(req *mux.Request) (mux.Reply, bool) {
 	}
 	key := sp.key(string(name))
 	shard := int(key.Shard)
-	if g.mode != getLookup && !n.handoff.filled(shard) {
-		return mux.Reply{}, false // it has to be compared with the other owners
+	v := n.view.Load()
+	if v.place(n.incarnation, shard) < 0 || !n.handoff.filled(shard) {
+		return mux.Reply{}, false // what is held here may be outdated
 	}
 	var e entry
 	large := false
@@ -336,24 +343,21 @@ func (n *Node) getFast(req *mux.Request) (mux.Reply, bool) {
 			value = append(value, v...)
 		}
 	})
-	switch {
-	case large:
+	switch held = held && e.flags&flagTombstone == 0; {
+	case large || !held && g.mode == getLoad:
 		return mux.Reply{}, false
-	case held && (e.flags&flagTombstone == 0 || g.mode == getLookup):
+	case !held:
 		sp.count.serverRequests.Add(1)
-		both := n.appendEntryHead(value, &e, len(value))
-		return mux.Reply{Code: replyEntry, Body: both[len(value):], Tail: both[:len(value)]}, true
-	case g.mode == getLoad:
-		return mux.Reply{}, false
+		return mux.Reply{Code: replyAbsent}, true
 	}
 	sp.count.serverRequests.Add(1)
-	if v := n.view.Load(); g.mode == getStored && v.place(n.incarnation, shard) < 0 {
-		return n.notOwnerReply(v, shard), true
-	}
-	return mux.Reply{Code: replyAbsent}, true
+	n.store.used(key.Hash)
+	both := n.appendEntryHead(value, &e, len(value))
+	return mux.Reply{Code: replyEntry, Body: both[len(value):], Tail: both[:len(value)]}, true
 }
 
-// known returns the space of a name, or nil.
+// known is [store.space] for a name that is a part of a request. Nil: there is
+// none.
 func (s *store) known(name []byte) *space {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -44,6 +44,13 @@ type PeerStats struct {
 	BytesIn        int64         // over the present connections made by this node
 	BytesOut       int64
 	DroppedPackets int64 // heartbeats that were dropped because the connection was full
+
+	Requests int           // to it, under way or waiting for room
+	Latency  time.Duration // smoothed time of a request to it that needs no load; 0: not measured
+	Patience time.Duration // how long a read may take before another owner is asked as well
+	Load     int           // requests of all members that it was working on when it last answered
+	Silent   bool          // it owes answers and says nothing: reads go to others meanwhile, or also
+	Silences int64         // how often that was so
 }
 
 // Stats returns the node's counters and state. It is cheap enough to be
@@ -112,6 +119,12 @@ func (p *peers) stats(m Member) PeerStats {
 	}
 	conn, _ := r.calls.state()
 	s.Connected = conn != nil
+	s.Requests = int(r.gate.inside() + r.gate.wait.Load())
+	s.Latency = time.Duration(r.health.latency.Load())
+	s.Patience = r.health.patience()
+	s.Load = int(r.health.load.Load())
+	s.Silent = r.health.silent.Load() || r.isStuck()
+	s.Silences = r.health.trips.Load()
 	return s
 }
 

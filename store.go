@@ -38,6 +38,8 @@ type face struct {
 	forgetAll func()
 	resize    func(maxBytes int64) // bounds the near copies
 	nearStats func() (entries, bytes int64)
+
+	readReplicas bool // Options.ReadReplicas
 }
 
 // canLoad reports whether this process can make a value of the space.

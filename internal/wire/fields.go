@@ -18,6 +18,7 @@ const (
 	tagEpoch     = 5 // reserved
 	tagTrace     = 6 // reserved: trace context
 	tagBodySize  = 7 // bytes of a body that follows in chunks, uint64; critical
+	tagLoad      = 8 // requests that the sender is working on, uint64
 
 	tagCritical = 0x80
 )
@@ -38,6 +39,8 @@ type Fields struct {
 	// BodySize announces a body of so many bytes that follows in chunks. It
 	// is critical: who does not know it must not take the empty body for real.
 	BodySize uint64
+	// Load is how many requests the sender is working on, and one.
+	Load uint64
 }
 
 // maxDeadline is the longest deadline that is taken from the wire.
@@ -74,6 +77,9 @@ func (f *Fields) size() int {
 	if f.BodySize != 0 {
 		n += fieldSize
 	}
+	if f.Load != 0 {
+		n += fieldSize
+	}
 	return n
 }
 
@@ -93,6 +99,9 @@ func (f *Fields) append(dst []byte) []byte {
 	}
 	if f.BodySize != 0 {
 		dst = appendField(dst, tagBodySize|tagCritical, f.BodySize)
+	}
+	if f.Load != 0 {
+		dst = appendField(dst, tagLoad, f.Load)
 	}
 	return dst
 }
@@ -120,7 +129,7 @@ func (f *Fields) parse(b []byte) error {
 
 		var v uint64
 		switch tag &^ tagCritical {
-		case tagDeadline, tagDigest, tagClock, tagOperation, tagBodySize:
+		case tagDeadline, tagDigest, tagClock, tagOperation, tagBodySize, tagLoad:
 			if len(value) != 8 {
 				return fmt.Errorf("%w: field %d has %d bytes, not 8", ErrMalformed, tag, len(value))
 			}
@@ -137,6 +146,8 @@ func (f *Fields) parse(b []byte) error {
 			f.Operation = v
 		case tagBodySize:
 			f.BodySize = v
+		case tagLoad:
+			f.Load = v
 		default:
 			if tag&tagCritical != 0 {
 				return &CriticalError{Tag: tag}
