@@ -85,9 +85,8 @@ func New[V any](n *Node, name string, opts Options[V]) (*Cache[V], error) {
 // reached, ctx's when that ended first, or [ErrClosed].
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
 	hash := hashOf(c.sp.keyspace, key)
-	c.n.pauses.look()
-	if v, ok := c.near.get(hash, key); ok {
-		c.sp.count.nearHits.add(hash, 1)
+	if v, ok := c.near.get(hash, key, c.n.pauses.glance()); ok {
+		c.sp.count.nearHits.inc()
 		c.n.heat.noteNear(hash)
 		return c.handOut(v), nil
 	}
@@ -103,9 +102,8 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
 // holds one. It never loads.
 func (c *Cache[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 	hash := hashOf(c.sp.keyspace, key)
-	c.n.pauses.look()
-	if v, ok := c.near.get(hash, key); ok {
-		c.sp.count.nearHits.add(hash, 1)
+	if v, ok := c.near.get(hash, key, c.n.pauses.glance()); ok {
+		c.sp.count.nearHits.inc()
 		c.n.heat.noteNear(hash)
 		return c.handOut(v), true, nil
 	}
@@ -344,13 +342,13 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	}
 	rest := make(map[string]missing)
 	failed := make(map[string]error)
-	c.n.pauses.look()
+	recent := c.n.pauses.glance()
 	v := c.n.view.Load()
 	for _, key := range keys {
 		hash := hashOf(c.sp.keyspace, key)
-		if v, ok := c.near.get(hash, key); ok {
-			c.sp.count.nearHits.add(hash, 1)
-			c.n.heat.noteNear(hash)
+		if v, ok := c.near.get(hash, key, recent); ok {
+			c.sp.count.nearHits.inc()
+		c.n.heat.noteNear(hash)
 			values[key] = c.handOut(v)
 			continue
 		}

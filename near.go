@@ -92,14 +92,42 @@ type nearBucket[V any] struct {
 	ways [nearWays]atomic.Pointer[nearEntry[V]]
 }
 
+// A nearEntry holds a short key in itself, which spares a reader the way to
+// it.
 type nearEntry[V any] struct {
 	hash    uint64
-	key     string
 	expires time.Duration // 0: never
-	cost    int64
 	uses    atomic.Uint32
 	ticket  uint32 // guarded by the stripe's mutex: in the queue; 0: kept
+	length  uint8  // of the key, if it is short
+	short   [nearShortKey]byte
 	value   V
+	long    string // the key, if it is not short
+	cost    int64
+}
+
+// nearShortKey is the greatest length of a short key: with its length it takes
+// three words.
+const nearShortKey = 23
+
+// newNearEntry returns an entry that keeps nothing of key, which may be a
+// piece of something large.
+func newNearEntry[V any](hash uint64, key string, v V) *nearEntry[V] {
+	e := &nearEntry[V]{hash: hash, value: v}
+	if len(key) <= nearShortKey {
+		e.length = uint8(copy(e.short[:], key))
+	} else {
+		e.long = strings.Clone(key)
+	}
+	return e
+}
+
+// is reports whether the entry's key is the given one.
+func (e *nearEntry[V]) is(key string) bool {
+	if len(key) > nearShortKey {
+		return e.long == key
+	}
+	return e.long == "" && string(e.short[:e.length%(nearShortKey+1)]) == key
 }
 
 // wanted returns the uses of an entry, 0 if it has expired.
@@ -143,8 +171,9 @@ func matches(tags, tag uint64) uint64 {
 }
 
 // get returns the value of a key unless it is absent or expired, and counts
-// the use.
-func (n *near[V]) get(hash uint64, key string) (v V, ok bool) {
+// the use. recent is a time on the cache's clock that is not yet [glanceTime]
+// ago: only near its end is an entry held against the clock itself.
+func (n *near[V]) get(hash uint64, key string, recent time.Duration) (v V, ok bool) {
 	mixed := mixHash(hash)
 	t := n.tables[mixed>>58].Load()
 	if t == nil {
@@ -153,10 +182,10 @@ func (n *near[V]) get(hash uint64, key string) (v V, ok bool) {
 	b := t.bucket(mixed)
 	for m := matches(b.tags.Load(), nearTag(mixed)); m != 0; m &= m - 1 {
 		e := b.ways[bits.TrailingZeros64(m)/8].Load()
-		if e == nil || e.hash != hash || e.key != key {
+		if e == nil || e.hash != hash || !e.is(key) {
 			continue
 		}
-		if e.expires != 0 && n.now() >= e.expires {
+		if e.expires != 0 && recent+2*glanceTime >= e.expires && n.now() >= e.expires {
 			return v, false
 		}
 		// Most uses of a hot entry find the count at its maximum and write
@@ -204,7 +233,10 @@ func (n *near[V]) put(hash uint64, key string, v V, size int, expires time.Durat
 	mixed := mixHash(hash)
 	s := &st[mixed>>58]
 	change := s.change(mixed)
-	cost := n.entryCost + roundUp(int64(len(key))) + roundUp(int64(size))
+	cost := n.entryCost + roundUp(int64(size))
+	if len(key) > nearShortKey {
+		cost += roundUp(int64(len(key)))
+	}
 	now := n.now()
 	if change.Load()&^nearInstalling != token-nearChange || cost > limit/nearMaxShare || expires != 0 && now >= expires {
 		return false
@@ -215,8 +247,8 @@ func (n *near[V]) put(hash uint64, key string, v V, size int, expires time.Durat
 	if !n.reserve(st, cost+growth, now) {
 		return false
 	}
-	// The caller's key may be a piece of something large.
-	e := &nearEntry[V]{hash: hash, key: strings.Clone(key), expires: expires, cost: cost, value: v}
+	e := newNearEntry(hash, key, v)
+	e.expires, e.cost = expires, cost
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,7 +266,7 @@ func (n *near[V]) put(hash uint64, key string, v V, size int, expires time.Durat
 		n.bytes.Add(-cost)
 		return false
 	}
-	ok := n.installLocked(s, t, mixed, e, now)
+	ok := n.installLocked(s, t, mixed, key, e, now)
 	change.Add(^uint64(0)) // no longer installing
 	if !ok {
 		n.bytes.Add(-cost)
@@ -287,14 +319,14 @@ func (b *nearBucket[V]) set(way int, e *nearEntry[V]) {
 
 // installLocked gives the entry a way in its bucket: that of an older entry of
 // the same key, else a free one, else that of the least used.
-func (n *near[V]) installLocked(s *nearStripe[V], t *nearTable[V], mixed uint64, e *nearEntry[V], now time.Duration) bool {
+func (n *near[V]) installLocked(s *nearStripe[V], t *nearTable[V], mixed uint64, key string, e *nearEntry[V], now time.Duration) bool {
 	b := t.bucket(mixed)
 	free, least, leastUses := -1, 0, uint32(nearMaxUses+1)
 	for w := range b.ways {
 		o := b.ways[w].Load()
 		if o == nil {
 			free = w
-		} else if o.hash == e.hash && o.key == e.key {
+		} else if o.hash == e.hash && o.is(key) {
 			e.uses.Store(o.uses.Load())
 			n.removeLocked(s, b, w)
 			n.placeLocked(s, t, w, e, o.ticket == 0)
@@ -435,12 +467,7 @@ func (n *near[V]) evict(st *[nearStripes]nearStripe[V], i int, need int64, now t
 
 // drop removes a key at once: after it returned, no get returns a value that
 // was put with a token taken before.
-func (n *near[V]) drop(hash uint64, key string) { dropKey(n, hash, key) }
-
-// dropBytes is [near.drop] for a key in a byte slice. It keeps nothing of it.
-func (n *near[V]) dropBytes(hash uint64, key []byte) { dropKey(n, hash, key) }
-
-func dropKey[V any, K string | []byte](n *near[V], hash uint64, key K) {
+func (n *near[V]) drop(hash uint64, key string) {
 	st := n.stripes.Load()
 	if st == nil {
 		return // no token has been given
@@ -463,7 +490,7 @@ func dropKey[V any, K string | []byte](n *near[V], hash uint64, key K) {
 	}
 	b := t.bucket(mixed)
 	for way := range b.ways {
-		if e := b.ways[way].Load(); e != nil && e.hash == hash && e.key == string(key) {
+		if e := b.ways[way].Load(); e != nil && e.hash == hash && e.is(key) {
 			if e.ticket == 0 || e.uses.Load() > 0 { // a hot key that was written stays hot
 				s.ghosts.add(mixed, len(t.buckets), int(s.entries.Load()))
 			}

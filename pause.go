@@ -22,8 +22,10 @@ type pauses struct {
 	clock  clock
 	limit  time.Duration
 	notice func(time.Duration) // must not block
+	span   uint64              // cycles for which a look holds; 0: none
 
 	beat  atomic.Int64  // clock.Elapsed when somebody looked last
+	seen  atomic.Uint64 // cycles when a glance last led to a look
 	count atomic.Uint64 // pauses so far; a connection belongs to the count it began with
 
 	mu sync.Mutex // held while a pause is counted
@@ -31,6 +33,9 @@ type pauses struct {
 
 func (p *pauses) init(c clock, limit time.Duration, notice func(time.Duration)) {
 	p.clock, p.limit, p.notice = c, limit, notice
+	if _, ok := c.(*systemClock); ok {
+		p.span = cyclesIn(min(glanceTime, limit/4))
+	}
 	p.beat.Store(int64(c.Elapsed()))
 }
 
@@ -61,6 +66,18 @@ func (p *pauses) look() uint64 {
 	return p.count.Load()
 }
 
+// glance is look for those who come too often to read the clock each time. It
+// returns a time on the clock that is not yet [glanceTime] ago.
+func (p *pauses) glance() time.Duration {
+	// 1. The cycles are read. 2. The clock is. So no more than span has passed
+	// since the beat for anybody who finds these cycles.
+	if now := cycles(); now-p.seen.Load() >= p.span {
+		p.look()
+		p.seen.Store(now)
+	}
+	return time.Duration(p.beat.Load())
+}
+
 // ended counts the pause that ended now, unless another looker was faster.
 func (p *pauses) ended(now int64) {
 	p.mu.Lock()
@@ -69,10 +86,11 @@ func (p *pauses) ended(now int64) {
 	if gap <= p.limit {
 		return
 	}
-	// The count goes first: whoever sees the new beat sees it as well.
+	// The beat goes last: whoever sees it sees the new count, and what notice
+	// did as well.
 	p.count.Add(1)
-	p.beat.Store(now)
 	p.notice(gap)
+	p.beat.Store(now)
 }
 
 // guard returns a check for a connection that begins now: it fails once a
