@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -24,6 +25,8 @@ type Cache[V any] struct {
 	tag   uint16 // the codec's id
 	near  *near[V]
 	loads bool // Load or LoadMany is given
+
+	buffers sync.Pool // of *readBuffer
 }
 
 // New makes the cache of a name on a node. It fails when the name is empty or
@@ -85,16 +88,10 @@ func New[V any](n *Node, name string, opts Options[V]) (*Cache[V], error) {
 // reached, ctx's when that ended first, or [ErrClosed].
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
 	hash := hashOf(c.sp.keyspace, key)
-	if v, ok := c.near.get(hash, key, c.n.pauses.glance()); ok {
-		c.sp.count.nearHits.inc()
-		c.n.heat.noteNear(hash)
-		return c.handOut(v), nil
+	if v, ok := c.nearHit(hash, key); ok {
+		return v, nil
 	}
-	c.sp.count.gets.Add(1)
-	v, from, err := c.find(ctx, hash, key, c.loads)
-	if err == nil && from == SourceNone {
-		err = ErrNotFound
-	}
+	v, _, err := c.getPast(ctx, hash, key)
 	return v, err
 }
 
@@ -102,10 +99,12 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
 // holds one. It never loads.
 func (c *Cache[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
 	hash := hashOf(c.sp.keyspace, key)
-	if v, ok := c.near.get(hash, key, c.n.pauses.glance()); ok {
-		c.sp.count.nearHits.inc()
-		c.n.heat.noteNear(hash)
-		return c.handOut(v), true, nil
+	v, ok := c.nearHit(hash, key)
+	if ok {
+		return v, true, nil
+	}
+	if v, ok = c.ownHit(hash, key); ok {
+		return v, true, nil
 	}
 	c.sp.count.gets.Add(1)
 	v, from, err := c.find(ctx, hash, key, false)
@@ -342,14 +341,12 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	}
 	rest := make(map[string]missing)
 	failed := make(map[string]error)
-	recent := c.n.pauses.glance()
+	c.n.pauses.glance()
 	v := c.n.view.Load()
 	for _, key := range keys {
 		hash := hashOf(c.sp.keyspace, key)
-		if v, ok := c.near.get(hash, key, recent); ok {
-			c.sp.count.nearHits.inc()
-		c.n.heat.noteNear(hash)
-			values[key] = c.handOut(v)
+		if v, ok := c.nearHit(hash, key); ok {
+			values[key] = v
 			continue
 		}
 		c.sp.count.gets.Add(1)

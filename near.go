@@ -59,6 +59,7 @@ type near[V any] struct {
 	probation atomic.Int64  // bytes of the entries on probation
 	bytes     atomic.Int64  // entries in place or about to be, and tables; never above max but by a lowered max
 	hand      atomic.Uint64 // the stripe to evict from next
+	votes     atomic.Pointer[nearVotes]
 }
 
 // nearStripe is what those need who change a part of a near cache.
@@ -139,7 +140,8 @@ func (e *nearEntry[V]) wanted(now time.Duration) uint32 {
 }
 
 // newNear returns an empty near cache of at most maxBytes; zero or less
-// disables it. Beside that it takes some 20 KiB once it is used. An entry is
+// disables it. Beside that it takes some 20 KiB and one
+// part in 128 of maxBytes once it is used. An entry is
 // reckoned with the encoded size of its value: what a decoded value refers to
 // beyond that is not known.
 func newNear[V any](maxBytes int64, now func() time.Duration) *near[V] {
@@ -555,6 +557,7 @@ func (n *near[V]) stats() (entries, bytes int64) {
 // cache. What is above a lower one is evicted before it returns.
 func (n *near[V]) setMaxBytes(maxBytes int64) {
 	n.max.Store(max(maxBytes, 0))
+	n.votes.Store(nil)
 	st := n.stripes.Load()
 	if st == nil {
 		return
@@ -577,49 +580,4 @@ func (n *near[V]) setMaxBytes(maxBytes int64) {
 		n.evict(st, int(n.hand.Add(1)%nearStripes), 0, n.now())
 	}
 	n.clear()
-}
-
-// ghosts are the keys that were evicted lately, in a Bloom filter of two-bit
-// cells that forgets: a key sets its cells to two, and they are halved each
-// time that two thirds as many keys as the stripe has entries were added.
-type ghosts struct {
-	words []uint64 // one for each bucket of the table
-	adds  int      // since the last halving
-}
-
-const ghostCells = 4 // of a key
-
-// add remembers a key. A filter that does not fit the table is begun anew.
-func (g *ghosts) add(mixed uint64, buckets, entries int) {
-	if len(g.words) != buckets {
-		*g = ghosts{words: make([]uint64, buckets)}
-	}
-	if g.adds++; g.adds > max(entries*2/3, 1) {
-		g.adds = 0
-		for i, w := range g.words {
-			g.words[i] = w >> 1 & 0x5555555555555555
-		}
-	}
-	for i := range uint64(ghostCells) {
-		word, shift := g.cell(mixed, i)
-		*word = *word&^(3<<shift) | 2<<shift
-	}
-}
-
-// has tells whether a key was probably added lately.
-func (g *ghosts) has(mixed uint64) bool {
-	if len(g.words) == 0 {
-		return false
-	}
-	for i := range uint64(ghostCells) {
-		if word, shift := g.cell(mixed, i); *word>>shift&3 == 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func (g *ghosts) cell(mixed, i uint64) (word *uint64, shift uint64) {
-	c := mixed>>12 + i*(mixed>>29|1)
-	return &g.words[c/32%uint64(len(g.words))], 2 * (c % 32)
 }

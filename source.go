@@ -45,17 +45,10 @@ func (s Source) String() string {
 // SourceNone.
 func (c *Cache[V]) GetFrom(ctx context.Context, key string) (V, Source, error) {
 	hash := hashOf(c.sp.keyspace, key)
-	c.n.pauses.look()
-	if v, ok := c.near.get(hash, key); ok {
-		c.sp.count.nearHits.add(hash, 1)
-		return c.handOut(v), SourceNear, nil
+	if v, ok := c.nearHit(hash, key); ok {
+		return v, SourceNear, nil
 	}
-	c.sp.count.gets.Add(1)
-	v, from, err := c.find(ctx, hash, key, c.loads)
-	if err == nil && from == SourceNone {
-		err = ErrNotFound
-	}
-	return v, from, err
+	return c.getPast(ctx, hash, key)
 }
 
 // source says where what was found came from.

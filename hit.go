@@ -1,0 +1,96 @@
+package peercache
+
+import (
+	"context"
+
+	"github.com/peercache/peercache/lru"
+)
+
+// The way of a hit: the near tier, then the store of this node. Whatever is
+// not plain there goes the long way of [Cache.find].
+
+// nearHit returns the near value of a key.
+func (c *Cache[V]) nearHit(hash uint64, key string) (v V, ok bool) {
+	if v, ok = c.near.get(hash, key, c.n.pauses.glance()); !ok {
+		return v, false
+	}
+	c.sp.count.nearHits.inc()
+	c.n.heat.noteNear(hash)
+	return c.handOut(v), true
+}
+
+// getPast is Get past the near tier.
+func (c *Cache[V]) getPast(ctx context.Context, hash uint64, key string) (V, Source, error) {
+	if v, ok := c.ownHit(hash, key); ok {
+		return v, SourceStore, nil
+	}
+	c.sp.count.gets.Add(1)
+	v, from, err := c.find(ctx, hash, key, c.loads)
+	if err == nil && from == SourceNone {
+		err = ErrNotFound
+	}
+	return v, from, err
+}
+
+// ownHit returns a value that this node holds as an owner of its key. It gives
+// up where there is more to do than to read it. The caller has looked for a
+// pause.
+func (c *Cache[V]) ownHit(hash uint64, key string) (v V, ok bool) {
+	n, shard := c.n, shardOfHash(hash)
+	// The token before the view: when a shard is lost, near values are dropped
+	// after the view has changed. The view before the shard's state: a shard is
+	// marked before the view in which it has to be filled is there to see.
+	token := c.near.token(hash)
+	if n.life.Err() != nil || !n.view.Load().owns(n.incarnation, shard) || !n.handoff.filled(shard) {
+		return v, false
+	}
+	k := lru.Key{Hash: hash, Space: c.sp.id, Shard: uint16(shard), Name: key}
+	var meta lru.Meta
+	var size int
+	if p, raw := any(&v).(*[]byte); raw && c.tag == codecBytes {
+		// What the store gives is a copy already.
+		if *p, meta, ok = n.store.lru.Read(k, nil); *p == nil {
+			*p = []byte{}
+		}
+		size = len(*p)
+		ok = ok && c.plain(meta)
+	} else {
+		v, meta, size, ok = c.readOwn(k)
+	}
+	if !ok {
+		var none V
+		return none, false
+	}
+	c.sp.count.ownHits.inc()
+	n.heat.note(hash)
+	if !c.near.admits(hash, size) {
+		return v, true // it is the caller's alone
+	}
+	if meta.Expires == 0 || meta.Expires > n.pauses.glance() {
+		c.near.put(hash, key, v, size, meta.Expires, token)
+	}
+	return c.handOut(v), true
+}
+
+// plain tells whether an entry is a value of this cache's codec.
+func (c *Cache[V]) plain(m lru.Meta) bool {
+	return m.Tag == c.tag && m.Flags&(flagTombstone|flagNegative) == 0
+}
+
+// readOwn reads and decodes what the store holds of a key.
+func (c *Cache[V]) readOwn(k lru.Key) (v V, meta lru.Meta, size int, ok bool) {
+	buf, _ := c.buffers.Get().(*readBuffer)
+	if buf == nil {
+		buf = new(readBuffer)
+	}
+	defer c.buffers.Put(buf)
+	data, meta, ok := c.n.store.lru.Read(k, buf[:0])
+	if !ok || !c.plain(meta) {
+		return v, meta, 0, false
+	}
+	v, err := decode(c.codec, data)
+	return v, meta, len(data), err == nil
+}
+
+// A readBuffer holds an encoded value while it is decoded, unless it is large.
+type readBuffer [4 << 10]byte
