@@ -59,36 +59,55 @@ func (f *fills) add(it stamped) {
 
 func (f *fills) flush(ctx context.Context) {
 	sleep(ctx, fillDelay)
+	for _, send := range f.take() {
+		f.n.spawn(func(context.Context) { send(ctx) })
+	}
+}
+
+// drain sends what is waiting, and returns when it has arrived or ctx ended.
+func (f *fills) drain(ctx context.Context) error {
+	var wait sync.WaitGroup
+	for _, send := range f.take() {
+		wait.Go(func() { send(ctx) })
+	}
+	wait.Wait()
+	return ctx.Err()
+}
+
+// take returns what is waiting as functions that each bring some of it to an
+// owner.
+func (f *fills) take() (sends []func(ctx context.Context)) {
 	f.mu.Lock()
 	items := f.waiting
 	f.waiting, f.timer = nil, false
 	f.mu.Unlock()
-	if ctx.Err() != nil {
-		return
-	}
 	for len(items) > 0 {
 		size, i := 0, 0
 		for ; i < len(items) && (i == 0 || size < maxBatchBytes); i++ {
 			size += len(items[i].key) + len(items[i].entry.value)
 		}
-		f.send(ctx, items[:i])
+		batch := items[:i]
 		items = items[i:]
+		for _, d := range f.n.deliveriesFor(batch, make(map[uint64]map[int]bool)) {
+			sends = append(sends, func(ctx context.Context) { f.send(ctx, batch, d) })
+		}
 	}
+	return sends
 }
 
-func (f *fills) send(ctx context.Context, items []stamped) {
-	for _, d := range f.n.deliveriesFor(items, make(map[uint64]map[int]bool)) {
-		f.n.spawn(func(context.Context) {
-			if again := f.restamp(items, d, f.deliver(ctx, d)); len(again) > 0 {
-				d := &delivery{to: d.to, items: make([]int, len(again))}
-				for i := range d.items {
-					d.items[i] = i
-				}
-				d.body = f.n.encodeApply(again, d.items)
-				f.deliver(ctx, d)
-			}
-		})
+// send brings fills to one owner, those that it does not take at first once
+// more.
+func (f *fills) send(ctx context.Context, items []stamped, d *delivery) {
+	again := f.restamp(items, d, f.deliver(ctx, d))
+	if len(again) == 0 {
+		return
 	}
+	second := &delivery{to: d.to, items: make([]int, len(again))}
+	for i := range second.items {
+		second.items[i] = i
+	}
+	second.body = f.n.encodeApply(again, second.items)
+	f.deliver(ctx, second)
 }
 
 // deliver brings fills to one owner, and returns those that it did not take.

@@ -41,6 +41,7 @@ type Node struct {
 	gossip    atomic.Pointer[gossip.Gossip]  // nil for a client, and until the node may be announced
 	relayed   atomic.Pointer[[]announcement] // the members as another member told
 	announced atomic.Bool                    // the members are those of gossip, not relayed
+	left      atomic.Bool                    // this node has handed over what it held
 	asked     atomic.Bool                    // the first round of seeds is over
 	unreached atomic.Pointer[error]          // why a mounted node could not be announced when last tried
 	state     atomic.Uint32                  // a MemberState
@@ -273,7 +274,7 @@ func (n *Node) announcement() *announcement {
 // part of it, by another member's word until then.
 func (n *Node) liveMembers() []announcement {
 	var members []announcement
-	if !n.cfg.Client {
+	if !n.cfg.Client && !n.left.Load() {
 		self := *n.announcement()
 		if !n.announced.Load() {
 			self = n.selfInView(self)
@@ -521,8 +522,13 @@ func (n *Node) leave(ctx context.Context) error {
 	}
 	n.refreshed(leaving)
 	handover := within(handOverTime, n.handoff.handOver)
+	// From here on the others may write without this node. So it takes itself
+	// out of its own table first, and asks them as a client does.
+	n.left.Store(len(n.peers.members()) > 0)
+	n.refreshed(leaving)
 	failed := within(leaveTime, g.Leave) != nil
 	within(leaveTime, n.inbound.drain)
+	within(leaveTime, n.fills.drain) // what was loaded until now
 	switch {
 	case ctx.Err() != nil && (failed || handover != nil):
 		return fmt.Errorf("peercache: shutdown: %w", ctx.Err())

@@ -268,25 +268,42 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 	}
 }
 
-// fetch asks the owners for a key, which is of a shard.
+// fetch asks the owners for a key, which is of a shard. When none of them can
+// be reached the key is loaded here, for nobody else. Where that cannot be, the
+// owners are asked again until those who died are in no table any more.
 func (n *Node) fetch(ctx context.Context, sp *space, shard int, key string, load bool) result {
+	for began := n.clock.Elapsed(); ; {
+		changed := n.viewSignal.next()
+		r := n.fetchOnce(ctx, sp, shard, key, load)
+		switch {
+		case r.err != nil && n.life.Err() != nil:
+			return result{err: ErrClosed}
+		case !errors.Is(r.err, errNoOwner) || ctx.Err() != nil:
+			return r
+		case load && sp.canLoad():
+			return n.loadAlone(ctx, sp, key)
+		case n.clock.Elapsed()-began > reuniteTime || len(n.view.Load().current.members) == 0:
+			return r
+		}
+		again := time.NewTimer(coOwnersTime)
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+		}
+		again.Stop()
+	}
+}
+
+func (n *Node) fetchOnce(ctx context.Context, sp *space, shard int, key string, load bool) result {
 	k := fetchKey{flightKey{sp.id, key}, load}
-	var r result
 	if n.fetches.enter(shard, k) {
-		r = n.askOwners(ctx, sp, shard, key, load)
-		n.fetches.leave(shard, k)
-	} else {
-		r = n.fetches.share(ctx, shard, k, func(ctx context.Context) result {
-			return n.askOwners(ctx, sp, shard, key, load)
-		})
+		defer n.fetches.leave(shard, k)
+		return n.askOwners(ctx, sp, shard, key, load)
 	}
-	if r.err != nil && n.life.Err() != nil {
-		return result{err: ErrClosed}
-	}
-	if errors.Is(r.err, errNoOwner) && load && sp.canLoad() && ctx.Err() == nil {
-		return n.loadAlone(ctx, sp, key)
-	}
-	return r
+	return n.fetches.share(ctx, shard, k, func(ctx context.Context) result {
+		return n.askOwners(ctx, sp, shard, key, load)
+	})
 }
 
 var errNoOwner = fmt.Errorf("%w: no owner of the key answers", ErrUnavailable)
@@ -388,7 +405,10 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		// What is left here of an earlier ownership may be outdated.
 		return n.notOwnerReply(v, shard)
 	}
-	n.handoff.settle(ctx, sp, g.key, shard)
+	if !n.handoff.filled(shard) {
+		progress(mux.Reply{Code: progressLoading}) // the others may take their time
+		n.handoff.settle(ctx, sp, g.key, shard)
+	}
 	if e, ok := n.store.get(sp, g.key); ok && e.flags&flagTombstone == 0 {
 		return n.entryReply(&e)
 	}

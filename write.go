@@ -19,6 +19,7 @@ const (
 	// apply it later than that, so that after it another owner may be asked.
 	attemptTime = 2500 * time.Millisecond
 	busyPause   = 5 * time.Millisecond
+	viewPause   = 20 * time.Millisecond // until views that differ are looked at again
 	// maxReplyTime is what a reply may take on its way.
 	maxReplyTime = 100 * time.Millisecond
 	// writeSign is when an owner that waits for others tells who waits for it
@@ -40,6 +41,7 @@ type write struct {
 
 	version Version // the outcome, like err
 	err     error
+	early   bool             // its owner has another view than this node
 	tried   map[uint64]error // owners that cannot be asked for this write, by incarnation
 }
 
@@ -53,6 +55,7 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 		return
 	}
 	n.pauses.look()
+	began := n.clock.Elapsed()
 	for pending := writes; len(pending) > 0; {
 		groups := n.groupByOwner(sp, pending)
 		var wait sync.WaitGroup
@@ -62,8 +65,15 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 		}
 		wait.Wait()
 		pending = slices.Concat(again...)
+		if slices.ContainsFunc(pending, func(w *write) bool { return w.early }) {
+			sleep(ctx, viewPause)
+		}
 		if err := ctx.Err(); err != nil {
 			fail(pending, err)
+			return
+		}
+		if n.clock.Elapsed()-began > operationTime {
+			fail(pending, fmt.Errorf("%w: the members do not agree on who owns the key", ErrUnavailable))
 			return
 		}
 	}
@@ -205,7 +215,8 @@ func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*w
 			// again, and knows the operation by its id.
 			maybeSent = true
 		}
-		gone := isGone(err)
+		_, living := n.view.Load().find(owner.Incarnation)
+		gone := isGone(err) || writes[0].cond && !living
 		// Only the first owner decides a conditional write: there is no other
 		// to ask, and a connection that failed is made again.
 		if (gone || !maybeSent && remote == nil && !writes[0].cond) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
@@ -248,6 +259,7 @@ func (n *Node) takeOutcomes(owner Member, writes []*write, reply mux.Reply) (aga
 		return nil
 	}
 	for _, w := range writes {
+		w.early = false
 		switch kind := r.Byte(); kind {
 		case outcomeDone:
 			w.version = readVersion(&r)
@@ -259,6 +271,9 @@ func (n *Node) takeOutcomes(owner Member, writes []*write, reply mux.Reply) (aga
 			again = append(again, w)
 		case outcomeLate:
 			again = append(again, w) // its clock is ahead, and now known
+		case outcomeEarly:
+			w.early = true
+			again = append(again, w)
 		default:
 			if w.err = readError(&r); w.err == nil {
 				w.err = fmt.Errorf("%w: %s answers a write with outcome %d", ErrUnavailable, owner, kind)
@@ -280,6 +295,7 @@ const (
 	outcomeElsewhere                  // this node does not own the key
 	outcomeError                      // an error follows
 	outcomeLate                       // not applied: this node's clock is past the time in which it may be
+	outcomeEarly                      // not applied: this node and the sender see different tables
 )
 
 const (
@@ -360,6 +376,11 @@ func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mu
 			w.err = errLate
 		case !v.owns(n.incarnation, shardOf(sp.keyspace, w.key)):
 			w.err = errElsewhere
+		case w.cond && req.Fields.Digest != v.digest && !n.operations.knows(w.op):
+			// 1. This node was cut off or paused, and sees itself alone. 2. The
+			// others have another first owner by now. 3. Somebody asks this one
+			// still. Both would decide.
+			w.err = errEarly
 		default:
 			mine = append(mine, w)
 		}
@@ -389,6 +410,7 @@ func (n *Node) stamping(ctx context.Context) (context.Context, context.CancelFun
 var (
 	errElsewhere = errors.New("peercache: not an owner")
 	errLate      = errors.New("peercache: the write came too late")
+	errEarly     = errors.New("peercache: the sender sees another table")
 )
 
 func writeReply(writes []*write) mux.Reply {
@@ -403,6 +425,8 @@ func writeReply(writes []*write) mux.Reply {
 			b = appendPartial(b, partial)
 		case errors.Is(w.err, errLate):
 			b = wire.AppendByte(b, outcomeLate)
+		case errors.Is(w.err, errEarly):
+			b = wire.AppendByte(b, outcomeEarly)
 		case errors.Is(w.err, errElsewhere):
 			b = wire.AppendByte(b, outcomeElsewhere)
 		default:
