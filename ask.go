@@ -526,11 +526,29 @@ func (q *question) judge(ctx context.Context, a answer) (r result, final bool) {
 		return resultOf(a.got.entry), true
 	case a.mode == getLookup:
 		// A hedge that found nothing proves nothing.
+	case contains(a.got.notOwner, q.n.incarnation):
+		return q.answerSelf(ctx, a.got.notOwner)
 	case a.got.notOwner != nil:
 		q.follow(ctx, a.got.notOwner)
 	default:
 		return result{entry: a.got.entry}, true
 	}
+	return result{}, false
+}
+
+// answerSelf looks here: another member, who left or sees a later view, says
+// that this node is an owner already. final is false when it does not hold the
+// key, and others have to be heard.
+func (q *question) answerSelf(ctx context.Context, owners []Member) (r result, final bool) {
+	if shard := shardOf(q.sp.keyspace, q.key); q.n.view.Load().holds(q.n.incarnation, shard) && q.n.handoff.filled(shard) {
+		if e, ok := q.n.store.get(q.sp, q.key); ok && e.flags&flagTombstone == 0 {
+			return resultOf(e), true
+		}
+		if owners[0].Incarnation == q.n.incarnation {
+			return q.n.findAsPrimary(ctx, q.sp, q.key, q.mode == getLoad && q.sp.canLoad()), true
+		}
+	}
+	q.follow(ctx, owners)
 	return result{}, false
 }
 

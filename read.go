@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -401,6 +402,11 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	v := n.view.Load()
 	shard := shardOf(sp.keyspace, g.key)
 	place := v.place(n.incarnation, shard)
+	if place < 0 && req.Fields.Digest != v.digest && n.handoff.filled(shard) {
+		// The asker sees an owner already in who will be one: a leaver does,
+		// once it has handed over. All writes come here.
+		place = v.target.position(n.incarnation, shard)
+	}
 	if place < 0 {
 		// What is left here of an earlier ownership may be outdated.
 		return n.notOwnerReply(v, shard)
@@ -424,7 +430,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	if place > 0 && !g.asked {
 		// Rather the load of an owner that comes before this one: the asker
 		// may just not reach it.
-		if r := n.askThese(ctx, sp, g.key, getLoad, true, ownersBefore(v, shard, place), nil); !errors.Is(r.err, errNoOwner) {
+		if r := n.askThese(ctx, sp, g.key, getLoad, true, ownersBefore(v, n.incarnation, shard), nil); !errors.Is(r.err, errNoOwner) {
 			return n.resultReply(r)
 		}
 	}
@@ -440,9 +446,13 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	return n.resultReply(n.loadHere(ctx, sp, g.key, from))
 }
 
-// ownersBefore lists the owners of a shard that come before a place.
-func ownersBefore(v *view, shard, place int) []Member {
-	return v.ownersOf(shard)[:place]
+// ownersBefore lists the owners of a shard that come before a member.
+func ownersBefore(v *view, member uint64, shard int) []Member {
+	owners := v.ownersOf(shard)
+	if i := slices.IndexFunc(owners, func(m Member) bool { return m.Incarnation == member }); i >= 0 {
+		return owners[:i]
+	}
+	return owners
 }
 
 // serveLent takes what a peer loaded for a flight of this node.

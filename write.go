@@ -57,14 +57,14 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 	n.pauses.look()
 	began := n.clock.Elapsed()
 	for pending := writes; len(pending) > 0; {
-		groups := n.groupByOwner(sp, pending)
+		groups, early := n.groupByOwner(sp, pending)
 		var wait sync.WaitGroup
 		again := make([][]*write, len(groups))
 		for i, g := range groups {
 			wait.Go(func() { again[i] = n.writeTo(ctx, sp, g.owner, g.writes) })
 		}
 		wait.Wait()
-		pending = slices.Concat(again...)
+		pending = slices.Concat(append(again, early)...)
 		if slices.ContainsFunc(pending, func(w *write) bool { return w.early }) {
 			sleep(ctx, viewPause)
 		}
@@ -93,15 +93,18 @@ type ownerGroup struct {
 
 // groupByOwner sorts writes by the owner that is to stamp them: the first that
 // has not failed them. A conditional write has only the first of all.
-func (n *Node) groupByOwner(sp *space, writes []*write) []ownerGroup {
+func (n *Node) groupByOwner(sp *space, writes []*write) (groups []ownerGroup, again []*write) {
 	v := n.view.Load()
-	var groups []ownerGroup
 	for _, w := range writes {
 		owners := v.ownersOf(shardOf(sp.keyspace, w.key))
 		if w.cond {
 			owners = owners[:min(1, len(owners))]
 		}
 		i := n.firstToAsk(owners, w)
+		if i < 0 && w.onlyElsewhere(owners) {
+			again = append(again, w)
+			continue
+		}
 		if i < 0 {
 			w.err = w.unavailable(owners)
 			continue
@@ -113,7 +116,20 @@ func (n *Node) groupByOwner(sp *space, writes []*write) []ownerGroup {
 		}
 		groups[j].writes = append(groups[j].writes, w)
 	}
-	return groups
+	return groups, again
+}
+
+// onlyElsewhere reports whether all owners of a key said that others own it:
+// they see a later table, and so will this node. They are then asked anew.
+func (w *write) onlyElsewhere(owners []Member) bool {
+	for _, m := range owners {
+		if w.tried[m.Incarnation] != errElsewhere {
+			return false
+		}
+	}
+	w.early = len(owners) > 0
+	w.tried = nil
+	return w.early
 }
 
 // firstToAsk returns the first owner that has not failed a write, and that
@@ -267,7 +283,7 @@ func (n *Node) takeOutcomes(owner Member, writes []*write, reply mux.Reply) (aga
 			w.version = readVersion(&r)
 			w.err = readPartial(&r)
 		case outcomeElsewhere:
-			w.avoid(owner, errors.New("is not the owner in its own table"))
+			w.avoid(owner, errElsewhere)
 			again = append(again, w)
 		case outcomeLate:
 			again = append(again, w) // its clock is ahead, and now known
@@ -408,7 +424,7 @@ func (n *Node) stamping(ctx context.Context) (context.Context, context.CancelFun
 }
 
 var (
-	errElsewhere = errors.New("peercache: not an owner")
+	errElsewhere = errors.New("peercache: not an owner in its own table")
 	errLate      = errors.New("peercache: the write came too late")
 	errEarly     = errors.New("peercache: the sender sees another table")
 )
