@@ -175,12 +175,12 @@ func overlay(t *testing.T, files map[string][]byte) string {
 func (m *mutation) detect(t *testing.T, overlay string) (found bool, output string) {
 	t.Helper()
 	pkg := "./internal/sim"
-	args := []string{"-test.timeout=10m", "-test.failfast"}
+	args := []string{"-test.timeout=10m"}
 	if m.test != nil {
 		pkg = m.test[0]
 		args = append(args, "-test.run="+m.test[1])
 	} else {
-		args = append(args, "-test.run=TestSeeds", "-sim.plan="+m.plan, fmt.Sprint("-sim.seeds=", m.seeds))
+		args = append(args, "-test.run=TestSeeds", "-sim.stop", "-sim.plan="+m.plan, fmt.Sprint("-sim.seeds=", m.seeds))
 	}
 	binary := filepath.Join(t.TempDir(), "mutant.test")
 	build := []string{"test", "-c", "-o", binary}

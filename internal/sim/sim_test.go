@@ -3,6 +3,7 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -12,10 +13,11 @@ import (
 )
 
 var (
-	seeds = flag.Int("sim.seeds", 0, "how many seeds to run; 0: as many as take half a minute")
+	seeds = flag.Int("sim.seeds", 0, "how many seeds to run; 0: as many as take about half a minute")
 	first = flag.Uint64("sim.first", 1, "the first of them")
 	seed  = flag.Uint64("sim.seed", 0, "the only seed to run, with all that happened")
 	times = flag.Int("sim.times", 1, "how often to run it")
+	stop  = flag.Bool("sim.stop", false, "run no more seeds after one that failed")
 	plan  = flag.String("sim.plan", "", "the plan that all scripts follow; empty: the seed decides")
 )
 
@@ -57,14 +59,23 @@ func TestSeeds(t *testing.T) {
 	}
 	count := *seeds
 	if count == 0 {
-		count = 200
+		count = 100
 		if testing.Short() {
-			count = 40
+			count = 20
 		}
 	}
+	var failed atomic.Bool
 	for i := range uint64(count) {
 		t.Run(fmt.Sprint(*first+i), func(t *testing.T) {
 			t.Parallel()
+			if *stop && failed.Load() {
+				t.Skip("another seed has failed")
+			}
+			defer func() {
+				if t.Failed() {
+					failed.Store(true)
+				}
+			}()
 			run(t, *first+i, false)
 		})
 	}

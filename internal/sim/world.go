@@ -114,6 +114,9 @@ func Run(script *Script) *Result {
 func (w *World) play() {
 	for _, m := range w.members {
 		w.start(m)
+		if m.number == 0 {
+			w.background.Wait()
+		}
 	}
 	w.background.Wait()
 	if !w.waitWhole(startTime) {
