@@ -38,8 +38,7 @@ type mutation struct {
 
 var table = []mutation{
 	{name: "1 a stamp moves past what another owner holds", plan: "skew", seeds: 60, edits: []edit{
-		{"replication.go", "len(outcome.higher) == 0 || round == maxRestamps", "len(outcome.higher) >= 0 || round == maxRestamps"},
-		{"version.go", "next := max(last+1, c.wall())", "next := max(c.wall(), last+1)"},
+		{"replication.go", "if round < maxRestamps && ", "if round < 0 && "},
 	}},
 	{name: "1 the higher version wins", plan: "calm", seeds: 20, edits: []edit{
 		{"store.go", "o.compare(e.order) >= 0", "o == e.order"},
@@ -102,7 +101,7 @@ var table = []mutation{
 		{"compare.go", "if c.n.peers.healthy(k.with) {", "if k == nil {"},
 	}},
 	{name: "12 an unfilled owner asks the others", plan: "storm", seeds: 60, edits: []edit{
-		{"handoff.go", "\tif h.filled(shard) {\n\t\treturn\n\t}", "\tif shard >= 0 {\n\t\treturn\n\t}"},
+		{"handoff.go", "for !h.filled(shard) {", "for shard < 0 {"},
 		{"read.go", "if n.handoff.filled(shardOf(sp.keyspace, key)) {", "if key != \"\" {"},
 	}},
 	{name: "13 expiry travels as the time that is left", plan: "storm", seeds: 40, edits: []edit{
