@@ -36,5 +36,14 @@
 // When all is healed the owners of each key hold the same.
 //
 // While links are cut in a way that splits nobody off, a replica may answer
-// older: reads are not judged then, and what is left in the end is.
+// older: reads are not judged then, and what is left in the end is. While a
+// link is so slow that its other end seems silent, owners that do not hear of
+// each other may load a key each, calls may fail, and a write that has yet to
+// be acknowledged is read on one member and not on another.
+//
+// # What is not modelled
+//
+// A node that is paused keeps its timers: its connections and its clock stand
+// still and nothing that it does then gets out, but it loses sight of the others
+// as if it were cut off. Tests with real processes pause without that.
 package sim

@@ -24,6 +24,9 @@ func (c *checker) checkLinear() {
 		if op.Kind == Load || op.last() {
 			continue
 		}
+		if op.Call.Slow || op.Return.Slow {
+			return // what is being written for seconds is read here and not there
+		}
 		if op.reads() {
 			if op.Outcome != Done || op.Call.Weak || op.Return.Weak || op.domain() == 0 {
 				continue
