@@ -40,7 +40,7 @@ type mutation struct {
 }
 
 var table = []mutation{
-	{name: "1 a stamp moves past what another owner holds", plan: "skew", seeds: 60, edits: []edit{
+	{name: "1 a stamp moves past what another owner holds", test: []string{".", "TestWriteGoesPast"}, edits: []edit{
 		{"replication.go", "if round < maxRestamps && ", "if round < 0 && "},
 	}},
 	{name: "1 the higher version wins", plan: "calm", seeds: 20, edits: []edit{
