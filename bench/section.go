@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -57,12 +58,12 @@ func ours(contender string) bool {
 
 // sections are all there are, in the order in which they are printed.
 func sections() []*Section {
-	return []*Section{
+	return slices.Concat([]*Section{
 		hitSection(),
 		mixedSection(),
 		ratioSection(),
 		memorySection(),
-	}
+	}, peerSections())
 }
 
 func sectionOf(name string) (*Section, error) {
