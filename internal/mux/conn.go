@@ -33,7 +33,8 @@ type Conn struct {
 	framesIn atomic.Int64
 	dropped  atomic.Int64 // packets
 
-	in inbox // of the reading goroutine alone
+	in     inbox   // of the reading goroutine alone
+	direct *direct // nil: not possible; of who set outbox.idle to false
 
 	// mu guards what follows. It is never held while anything blocks.
 	mu       sync.Mutex
@@ -65,6 +66,7 @@ func New(nc net.Conn, opts Options) *Conn {
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.out.batch = 1 // 0 is none
+	c.direct = newDirect(nc)
 	c.in.frames = wire.NewFrameReader(nc, c.opts.MaxFrame)
 	c.spawn(c.write)
 	c.spawn(c.read)

@@ -80,7 +80,7 @@ func (c *Conn) handleAll() error {
 	c.framesIn.Add(frames)
 	c.mu.Lock()
 	if c.err == nil && !c.out.empty() {
-		c.kickLocked() // fast answers have gathered
+		c.flushLocked(frames == 1) // fast answers have gathered
 	}
 	c.mu.Unlock()
 	return nil

@@ -22,6 +22,7 @@ type outbox struct {
 	packets int    // packets in buf
 	frames  int64  // ever
 	idle    bool   // the writer waits for Conn.wake
+	rest    []byte // of a batch that was written in part
 	room    chan struct{}
 
 	active []*stream // being sent, a chunk of each in turn
@@ -46,11 +47,13 @@ type stream struct {
 	done       chan struct{} // closed when the last chunk was taken
 }
 
-func (o *outbox) empty() bool { return len(o.buf) == 0 && len(o.active) == 0 && len(o.queue) == 0 }
+func (o *outbox) empty() bool {
+	return len(o.rest) == 0 && len(o.buf) == 0 && len(o.active) == 0 && len(o.queue) == 0
+}
 
 // clear forgets everything; streams stay unfinished.
 func (o *outbox) clear() {
-	o.buf, o.marks, o.active, o.queue = nil, nil, nil, nil
+	o.rest, o.buf, o.marks, o.active, o.queue = nil, nil, nil, nil, nil
 }
 
 // frame appends a frame to the next batch.
@@ -217,7 +220,18 @@ func (c *Conn) take(spare []byte) ([]byte, bool) {
 	}
 	o := &c.out
 	o.idle = false
+	if len(o.rest) > 0 {
+		buf := o.rest
+		o.rest = nil
+		return buf, true
+	}
 	o.advance(c.opts.ChunkSize)
+	return c.takeLocked(spare), true
+}
+
+// takeLocked returns the batch that has gathered and begins the next.
+func (c *Conn) takeLocked(spare []byte) []byte {
+	o := &c.out
 	if len(o.marks) > 0 {
 		now := time.Since(c.start)
 		for i := range o.marks {
@@ -240,7 +254,43 @@ func (c *Conn) take(spare []byte) ([]byte, bool) {
 		close(o.room)
 		o.room = nil
 	}
-	return buf, true
+	return buf
+}
+
+// maxDirect is the largest batch that is written by the goroutine that made it.
+const maxDirect = 16 << 10
+
+// flushLocked sees to it that what has gathered is written. Where nobody else
+// has anything to say and the writer sleeps, alone says, that need not be woken:
+// the socket is given the bytes here, if it takes them without waiting. It
+// unlocks Conn.mu meanwhile.
+func (c *Conn) flushLocked(alone bool) {
+	o := &c.out
+	if !alone || c.direct == nil || !o.idle || len(o.buf) > maxDirect || len(o.active) > 0 || len(o.queue) > 0 {
+		c.kickLocked()
+		return
+	}
+	// The writer sleeps on: idle is false, so that nobody wakes it.
+	o.idle = false
+	buf := c.takeLocked(nil)
+	c.mu.Unlock()
+	n := c.direct.write(buf)
+	c.bytesOut.Add(int64(n))
+	c.mu.Lock()
+	if c.err != nil {
+		return
+	}
+	if n < len(buf) {
+		o.rest = buf[n:]
+	} else if o.buf == nil {
+		o.buf = buf[:0]
+	}
+	o.idle = true
+	if !o.empty() {
+		c.kickLocked()
+	} else if c.draining {
+		c.hush()
+	}
 }
 
 // write is the writing goroutine.
