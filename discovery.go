@@ -310,7 +310,10 @@ func (d *discovery) lookup(ctx context.Context, seed string) ([]string, error) {
 // askAddr joins the member at one address, unless it is in the view already
 // or is this node.
 func (d *discovery) askAddr(ctx context.Context, addr string) error {
-	if addr == d.n.addr || d.n.peers.knowsAddr(addr) {
+	// A node that is being announced knows the members by the word of one of
+	// them only, and gossip does not.
+	announcing := d.n.gossip.Load() != nil && !d.n.announced.Load()
+	if addr == d.n.addr || d.n.peers.knowsAddr(addr) && !announcing {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, seedTimeout)

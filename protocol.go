@@ -60,6 +60,11 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 	n.hlc.observe(req.Fields.Clock)
 	n.serving.Add(1)
 	defer n.serving.Add(-1)
+	if req.Op == opWrite || req.Op == opClear {
+		if err := n.refuseSole(); err != nil {
+			return errorReply(err)
+		}
+	}
 	var reply mux.Reply
 	switch req.Op {
 	case opView:

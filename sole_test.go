@@ -121,3 +121,20 @@ func TestSoleNodeWhenTheOthersAreGone(t *testing.T) {
 		require.NoError(t, n.Shutdown(context.Background()))
 	})
 }
+
+// A mounted node that knows the others by the word of one of them is not alone
+// for a moment when it is announced: it would load what they hold.
+func TestMountedNodeIsNotAloneWhenItIsAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 2)
+		const addr = "10.1.0.1:80"
+		n := startNode(t, from(c.Network, addr, peercache.Config{Join: []string{c.Addr(0), c.Addr(1), addr}}))
+		require.Len(t, n.Members(), 3, "the members and itself")
+		serveHTTP(t, c.Network, addr, &http.Server{Handler: muxed("/_peercache/", n)})
+		for !agreed(c.Nodes[0], c.Nodes[1], n) {
+			require.Len(t, n.Members(), 3)
+			require.NotEmpty(t, n.Owners("things", "k"))
+			time.Sleep(100 * time.Microsecond)
+		}
+	})
+}

@@ -1,0 +1,2 @@
+// Package groupcache is github.com/golang/groupcache with a cluster below.
+package groupcache

@@ -1,0 +1,3 @@
+package groupcache
+
+var children = map[string]func(){}
