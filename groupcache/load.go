@@ -103,14 +103,18 @@ func (h *home) loadFromPicked(ctx context.Context, key string) (value string, ok
 	if !ok {
 		return "", false
 	}
+	return h.group.askPeer(ctx, peer, key)
+}
+
+// askPeer asks one peer and counts it.
+func (g *Group) askPeer(ctx context.Context, peer ProtoGetter, key string) (value string, ok bool) {
 	var out pb.GetResponse
-	err := peer.Get(ctx, &pb.GetRequest{Group: &h.group.name, Key: &key}, &out)
-	if err != nil {
-		h.group.Stats.PeerErrors.Add(1)
+	if err := peer.Get(ctx, &pb.GetRequest{Group: &g.name, Key: &key}, &out); err != nil {
+		g.Stats.PeerErrors.Add(1)
 		return "", false
 	}
-	h.group.Stats.PeerLoads.Add(1)
-	h.group.Stats.LoadsDeduped.Add(1)
+	g.Stats.PeerLoads.Add(1)
+	g.Stats.LoadsDeduped.Add(1)
 	return string(out.Value), true
 }
 

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/golang/groupcache/consistenthash"
-	pb "github.com/golang/groupcache/groupcachepb"
 
 	"github.com/peercache/peercache"
 )
@@ -25,6 +24,7 @@ const (
 
 	settleTime = 5 * time.Second  // how long a new node may take to be used when it has to do with others
 	leaveTime  = 40 * time.Second // for a node to hand over; it bounds itself
+	oldTime    = 10 * time.Second // for an old process to answer a client
 )
 
 // An HTTPPool makes this process a peer of those whose URLs [HTTPPool.Set]
@@ -324,25 +324,15 @@ func (p *HTTPPool) PickPeer(key string) (ProtoGetter, bool) {
 	return nil, false
 }
 
-// askOld asks the peer that the original would ask. It is for a client that
-// finds no member at all: those whom Set named may all be old processes.
+// askOld asks the peer that the original would ask, as the original would. It
+// is for a client that no owner answers: those whom Set named may all be old
+// processes, or be about to become a cluster.
 func (p *HTTPPool) askOld(ctx context.Context, g *Group, key string) (value string, ok bool) {
-	p.r.homes.Lock()
-	now := p.now
-	p.r.homes.Unlock()
-	if len(now.node.Members()) > 0 {
-		return "", false
-	}
 	peer, ok := p.PickPeer(key)
 	if !ok {
 		return "", false
 	}
-	var out pb.GetResponse
-	if err := peer.Get(ctx, &pb.GetRequest{Group: &g.name, Key: &key}, &out); err != nil {
-		g.Stats.PeerErrors.Add(1)
-		return "", false
-	}
-	g.Stats.PeerLoads.Add(1)
-	g.Stats.LoadsDeduped.Add(1)
-	return string(out.Value), true
+	ctx, cancel := context.WithTimeout(ctx, oldTime)
+	defer cancel()
+	return g.askPeer(ctx, peer, key)
 }
