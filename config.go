@@ -104,7 +104,9 @@ type Config struct {
 	Copies int
 
 	// MaxBytes bounds the memory of all caches of this node. 0: the
-	// default, 256 MiB. At least 64 KiB. See [Node.SetMaxBytes].
+	// default, 256 MiB. At least 64 KiB. See [Node.SetMaxBytes]. Garbage of
+	// the program comes on top, and Go lets it grow as large as what lives:
+	// package lru says which GOMEMLIMIT goes with a large bound.
 	MaxBytes int64
 
 	// MaxValueBytes is the greatest size of one encoded value. 0: the

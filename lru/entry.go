@@ -124,6 +124,6 @@ type Error string
 // Error returns the message.
 func (e Error) Error() string { return string(e) }
 
-// ErrTooLarge says that a key is longer than MaxKeyBytes, that a value is larger than a quarter of the bound, or that an
+// ErrTooLarge says that a key is longer than MaxKeyBytes, that a value is larger than a third of the bound, or that an
 // entry does not fit in the limit of its space or beside what the Store needs for itself.
 const ErrTooLarge = Error("lru: entry too large")

@@ -190,7 +190,7 @@ func (s *Store) PutNewer(k Key, m Meta, value []byte) (found Version, stored boo
 // An entry that is overwritten keeps its Heat if that is greater than m's; a Put is not a use.
 func (s *Store) Apply(k Key, m *Meta, value []byte, decide func(old Old) Verdict) (Verdict, error) {
 	d := draft{key: &k, meta: m, value: value, klen: k.len(), heat: min(m.Heat, MaxHeat)}
-	if d.klen > MaxKeyBytes || int64(len(value)) > s.maxBytes.Load()/4 {
+	if d.klen > MaxKeyBytes || int64(len(value)) > s.maxBytes.Load()/3 {
 		return Keep, ErrTooLarge
 	}
 	k.Shard = s.shard(k.Shard)

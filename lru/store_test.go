@@ -152,11 +152,11 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	require.Equal(t, ErrTooLarge, s.Put(Key{Name: strings.Repeat("k", MaxKeyBytes+1)}, Meta{}, nil))
-	require.Equal(t, ErrTooLarge, s.Put(Key{Name: "k"}, Meta{}, make([]byte, 2<<20+1)))
+	require.Equal(t, ErrTooLarge, s.Put(Key{Name: "k"}, Meta{}, make([]byte, (8<<20)/3+1)))
 	require.EqualError(t, ErrTooLarge, "lru: entry too large")
 }
 
-// A value of a quarter of the bound fits, however many segments there are and whatever else is in the store.
+// A value of a third of the bound fits, however many segments there are and whatever else is in the store.
 func TestLargestValue(t *testing.T) {
 	for _, maxBytes := range []int64{MinMaxBytes, 64 << 10, 1 << 20, 8 << 20, 64 << 20} {
 		s := New(Options{MaxBytes: maxBytes, Shards: 4096})
@@ -164,7 +164,7 @@ func TestLargestValue(t *testing.T) {
 			require.NoError(t, s.Put(numbered(i), Meta{}, make([]byte, 500)))
 		}
 		before := s.Len()
-		value := make([]byte, maxBytes/4)
+		value := make([]byte, maxBytes/3)
 		for i := range 20 {
 			k := Key{Name: fmt.Sprint("large", i), Hash: mix(uint64(i) << 20)}
 			require.NoError(t, s.Put(k, Meta{}, value))
@@ -173,7 +173,7 @@ func TestLargestValue(t *testing.T) {
 			require.Len(t, got, len(value))
 			require.LessOrEqual(t, s.Bytes(), maxBytes)
 			if i == 0 && maxBytes >= 1<<20 {
-				require.Greater(t, s.Len(), before/2, "one large value must not empty the store")
+				require.Greater(t, s.Len(), before*2/5, "one large value must not empty the store")
 			}
 		}
 		check(t, s)
