@@ -18,8 +18,8 @@ func ratioSection() *Section {
 		Title: "Hit ratio",
 		Text: "Percent of Gets that hit when each miss is followed by a Set, one goroutine, values of 64 bytes. The capacity is a percentage of the distinct keys. " +
 			"Where a contender can do its bookkeeping at once it does. A cache bounded by bytes gets the most with which it never holds more entries than the capacity. " +
-			"golang-lru is plain LRU. What is bounded in megabytes only (freecache, bigcache, fastcache) cannot be compared at these sizes; freecache's order is close to LRU.",
-		Contenders: append([]string{"peercache lru.Append", "golang-lru"}, "2Q", "otter", "theine", "ristretto"),
+			"golang-lru is plain LRU; SIEVE and S3-FIFO are written down in this folder from their papers. What is bounded in megabytes only (freecache, bigcache, fastcache) cannot be compared at these sizes; freecache's order is close to LRU.",
+		Contenders: append([]string{"peercache lru.Append", "golang-lru"}, "2Q", "SIEVE", "S3-FIFO", "otter", "theine", "ristretto"),
 		Rounds:     1,
 		Turned:     true,
 		Means: []Mean{
