@@ -190,10 +190,10 @@ type shardGroup struct {
 
 // holdersOfShards lists, by member, shards that were not sent to it yet.
 func (n *Node) holdersOfShards(shards []int, sent map[uint64]map[int]bool) map[uint64]*shardGroup {
-	v := n.view.Load()
+	v, now := n.view.Load(), n.clock.Now()
 	groups := make(map[uint64]*shardGroup)
 	for _, shard := range shards {
-		for _, m := range v.holdersOf(shard) {
+		for _, m := range v.takersOf(shard, now) {
 			if m.Incarnation == n.incarnation || sent[m.Incarnation][shard] {
 				continue
 			}

@@ -155,6 +155,60 @@ func (c *compares) compare(ctx context.Context, k *comparison, agreed *[shardCou
 	}
 }
 
+// catchUp asks all other holders of what this node holds whether it missed
+// something, and waits until it has that, or ctx ends.
+func (c *compares) catchUp(ctx context.Context) {
+	n := c.n
+	v := n.view.Load()
+	groups := make(map[uint64]*comparison)
+	for shard := range shardCount {
+		if !v.holds(n.incarnation, shard) {
+			continue
+		}
+		for _, m := range v.holdersOf(shard) {
+			if m.Incarnation == n.incarnation {
+				continue
+			}
+			if groups[m.Incarnation] == nil {
+				groups[m.Incarnation] = &comparison{with: m}
+			}
+			g := groups[m.Incarnation]
+			g.shards = append(g.shards, shardMarks{shard, n.vectors.marks(shard)})
+		}
+	}
+	var wait sync.WaitGroup
+	for _, g := range groups {
+		wait.Go(func() {
+			for shards := g.shards; len(shards) > 0; {
+				part := shards[:min(len(shards), maxCompared)]
+				shards = shards[len(part):]
+				verdicts, err := n.callCompare(ctx, g.with, part)
+				if err != nil {
+					return
+				}
+				var behind []int
+				for i, verdict := range verdicts {
+					if verdict&(iLack|notHolder) == iLack {
+						behind = append(behind, part[i].shard)
+					}
+				}
+				n.handoff.behind(g.with, behind)
+			}
+		})
+	}
+	wait.Wait()
+	for ctx.Err() == nil {
+		changed := n.viewSignal.next()
+		if n.handoff.syncingCount() == 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // A shardMarks is how far a node is with a shard.
 type shardMarks struct {
 	shard int

@@ -58,7 +58,9 @@ func (f *fills) add(it stamped) {
 }
 
 func (f *fills) flush(ctx context.Context) {
-	sleep(ctx, fillDelay)
+	if MemberState(f.n.state.Load()) != MemberLeaving { // else others own it at once
+		sleep(ctx, fillDelay)
+	}
 	for _, send := range f.take() {
 		f.n.spawn(func(context.Context) { send(ctx) })
 	}

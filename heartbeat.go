@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -174,9 +175,16 @@ type view struct {
 	members []announcement // by incarnation
 	current *table         // over the active and leaving members: who is read from
 	target  *table         // over the active and joining ones: who will be
-	digest  uint64         // of both tables
+	former  []formerTable  // who was read from until a moment ago
+	digest  uint64         // of current and target
 	serial  uint64         // counts the views of this node
 	since   time.Time
+
+	algorithm uint8 // that the tables are made by
+	copies    int   // of each shard
+
+	mu      sync.Mutex
+	lacking map[uint64]*table // guarded by mu; current without one of its members, made when wanted
 }
 
 // newView makes the view over the live members. before, the view so far, may
@@ -203,6 +211,7 @@ func newView(members []announcement, before *view, now time.Time) *view {
 			target = append(target, r)
 		}
 	}
+	v.algorithm, v.copies = algorithm, copies
 	if before != nil {
 		v.serial = before.serial + 1
 	}
@@ -211,6 +220,7 @@ func newView(members []announcement, before *view, now time.Time) *view {
 	if !slices.Equal(current, target) {
 		v.target = tableLike(before, algorithm, copies, target)
 	}
+	v.former = formerTables(before, v.current, now)
 	var both [16]byte
 	binary.BigEndian.PutUint64(both[:8], v.current.digest())
 	binary.BigEndian.PutUint64(both[8:], v.target.digest())

@@ -89,6 +89,8 @@ func (n *Node) activate() {
 			case <-ctx.Done():
 			}
 		}
+		// What was written meanwhile and did not get through to this node.
+		n.compares.catchUp(ctx)
 		if n.life.Err() == nil {
 			n.becomeActive()
 		}

@@ -62,6 +62,8 @@ type Node struct {
 	serving    atomic.Int64 // requests of peers under way
 	hedges     atomic.Int64
 
+	partialWrites atomic.Int64 // writes of which an owner did not confirm its copy in time
+
 	peers      *peers
 	inbound    *inbound
 	discovery  *discovery

@@ -38,7 +38,7 @@ const (
 	replyAbsent      = 4 // nothing is there
 	replyEntry       = 5 // an entry follows
 	replyError       = 6 // an error follows
-	replyNotOwner    = 7 // the owners in the answering node's table follow
+	replyNotOwner    = 7 // the owners in the answering node's tables follow
 )
 
 // Codes of interim replies.
@@ -324,7 +324,8 @@ func (n *Node) resultReply(r result) mux.Reply {
 }
 
 func (n *Node) notOwnerReply(v *view, shard int) mux.Reply {
-	owners := v.ownersOf(shard)
+	// Those who will own it as well: of the others some may have left by now.
+	owners := v.holdersOf(shard)
 	b := wire.AppendUvarint(nil, uint64(len(owners)))
 	for _, m := range owners {
 		b = wire.AppendUint64(b, m.Incarnation)
@@ -335,7 +336,7 @@ func (n *Node) notOwnerReply(v *view, shard int) mux.Reply {
 
 func readOwners(body []byte) ([]Member, error) {
 	r := wire.NewReader(body)
-	owners := make([]Member, r.Count(maxCopies, 9))
+	owners := make([]Member, r.Count(2*maxCopies, 9))
 	for i := range owners {
 		owners[i] = Member{Incarnation: r.Uint64(), Addr: r.String(maxAddrBytes)}
 	}
@@ -347,7 +348,7 @@ type got struct {
 	entry    entry
 	held     bool     // entry is what the member holds, a tombstone even
 	floor    Version  // when it was asked for what it holds, and that is nothing: what stands for what it forgot
-	notOwner []Member // who owns the key in the member's table
+	notOwner []Member // who owns the key in the member's tables
 }
 
 // callGet asks a member for a key. told, if not nil, is called with interim

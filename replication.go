@@ -240,10 +240,41 @@ func (n *Node) spread(ctx context.Context, items []stamped) *spreadOutcome {
 		if len(deliveries) == 0 {
 			return outcome
 		}
-		n.deliver(ctx, deliveries, outcome)
+		late := func(d *delivery) { n.standIn(items, d, sent) }
+		n.deliver(ctx, deliveries, outcome, late)
 		if ctx.Err() != nil {
+			n.partialWrites.Add(int64(len(outcome.missing)))
 			return outcome
 		}
+	}
+}
+
+// standIn sends what a silent owner has not confirmed to those who would own
+// it without that one, too: there is then one copy more if the silent one is
+// dead and this node dies as well. Nobody waits for that.
+func (n *Node) standIn(items []stamped, silent *delivery, sent map[uint64]map[int]bool) {
+	late := make([]stamped, len(silent.items))
+	had := make(map[uint64]map[int]bool) // by whom, of those
+	for i, item := range silent.items {
+		late[i] = items[item]
+		for incarnation, all := range sent {
+			if all[item] {
+				if had[incarnation] == nil {
+					had[incarnation] = make(map[int]bool)
+				}
+				had[incarnation][i] = true
+			}
+		}
+	}
+	v := n.view.Load()
+	without := v.without(silent.to.Incarnation)
+	deliveries := n.deliveriesTo(late, had, func(shard int) []Member { return v.appendMembers(nil, without, shard) })
+	for _, d := range deliveries {
+		n.spawn(func(life context.Context) {
+			ctx, cancel := context.WithTimeout(life, deliveryTimeout)
+			defer cancel()
+			n.peers.call(ctx, d.to, mux.Request{Op: opApply, Body: d.body}, nil)
+		})
 	}
 }
 
@@ -261,10 +292,15 @@ type delivery struct {
 
 // deliveriesFor lists what has to be sent to whom beyond what was sent.
 func (n *Node) deliveriesFor(items []stamped, sent map[uint64]map[int]bool) []*delivery {
-	v := n.view.Load()
+	v, now := n.view.Load(), n.clock.Now()
+	return n.deliveriesTo(items, sent, func(shard int) []Member { return v.takersOf(shard, now) })
+}
+
+// deliveriesTo is deliveriesFor for others than those who own the shards.
+func (n *Node) deliveriesTo(items []stamped, sent map[uint64]map[int]bool, takers func(shard int) []Member) []*delivery {
 	var deliveries []*delivery
 	for i := range items {
-		for _, m := range v.holdersOf(shardOf(items[i].sp.keyspace, items[i].key)) {
+		for _, m := range takers(shardOf(items[i].sp.keyspace, items[i].key)) {
 			if m.Incarnation == n.incarnation || sent[m.Incarnation][i] {
 				continue
 			}
@@ -286,18 +322,29 @@ func (n *Node) deliveriesFor(items []stamped, sent map[uint64]map[int]bool) []*d
 	return deliveries
 }
 
-// deliver runs deliveries and notes what came of them in outcome.
-func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spreadOutcome) {
+// deliver runs deliveries and notes what came of them in outcome. late is
+// called with those to owners that are silent.
+func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spreadOutcome, late func(*delivery)) {
 	for _, d := range deliveries {
 		if !n.spawn(func(life context.Context) { n.runDelivery(life, d) }) {
 			d.err = ErrClosed
 			close(d.done)
 		}
 	}
+	patience := time.NewTimer(silence)
+	defer patience.Stop()
+	var silent bool
 	for _, d := range deliveries {
-		select {
-		case <-d.done:
-		case <-ctx.Done():
+		if !silent {
+			select {
+			case <-d.done:
+			case <-ctx.Done():
+			case <-patience.C:
+				silent = true
+			}
+		}
+		if silent && !n.awaitSilent(ctx, d, late) {
+			continue
 		}
 		select {
 		case <-d.done:
@@ -315,6 +362,25 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 			outcome.missing[i] = append(outcome.missing[i], d.to)
 		}
 	}
+}
+
+// awaitSilent waits for a delivery that takes long. It returns false when
+// nobody has to: a joiner finds out what it missed before it is read from.
+func (n *Node) awaitSilent(ctx context.Context, d *delivery, late func(*delivery)) bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+	}
+	late(d)
+	if m, ok := n.view.Load().find(d.to.Incarnation); ok && m.State == MemberJoining {
+		return false
+	}
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // runDelivery tries until the owner has confirmed or is known to be gone.
@@ -405,7 +471,7 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 		for i := range news {
 			sent[from.Incarnation][i] = true
 		}
-		n.deliver(ctx, n.deliveriesFor(news, sent), newOutcome())
+		n.deliver(ctx, n.deliveriesFor(news, sent), newOutcome(), func(*delivery) {})
 	}
 	return mux.Reply{Body: append(wire.AppendUvarint(nil, highers), higher...)}
 }

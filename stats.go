@@ -19,12 +19,18 @@ type Stats struct {
 	ShardsPrimary int // those of them whose first owner it is
 	ShardsFilled  int // owned shards whose entries have all arrived
 
-	SyncBytes int64 // received to fill shards
-	Hedges    int64 // requests that went to a second owner because the first took longer than usual
+	ShardsSyncing int   // shards that are being filled, or of which something was missed and is being copied
+	SyncBytes     int64 // received to fill and mend shards
+	SyncBytesSent int64 // sent to others for that
+	HintsPending  int   // shards, counted for each other holder, of which that one may lack something that this node has
+	PartialWrites int64 // writes of this node of which an owner that may be living did not confirm its copy in time
+	Merges        int64 // how often this node met members of another side of a split
+	Hedges        int64 // requests that went to a second owner because the first took longer than usual
 
 	Views          uint64      // how often members or tables changed
 	LastViewChange time.Time   // by this node's clock
 	ClockOff       bool        // this node's clock is too far from the others': it stays out of the tables
+	ClocksRefused  int64       // stamps and readings of others that were too far ahead to be followed
 	Pauses         uint64      // how often this process did not run for a while
 	Refused        uint64      // connections of others that were refused or failed before they were of use
 	EventsDropped  uint64      // calls of Events that a slow callback kept from being made
@@ -67,11 +73,17 @@ func (n *Node) Stats() Stats {
 		ShardsPrimary:  primaries,
 		ShardsFilled:   max(copies-n.handoff.syncingCount(), 0),
 		Bytes:          n.store.lru.Bytes(),
+		ShardsSyncing:  n.handoff.syncingCount(),
 		SyncBytes:      n.handoff.received.Load(),
+		SyncBytesSent:  n.handoff.sent.Load(),
+		HintsPending:   int(n.compares.pending.Load()),
+		PartialWrites:  n.partialWrites.Load(),
+		Merges:         n.handoff.merges.Load(),
 		Hedges:         n.hedges.Load(),
 		Views:          v.serial + 1,
 		LastViewChange: v.since,
 		ClockOff:       n.skew.off(),
+		ClocksRefused:  n.hlc.refused.Load(),
 		Pauses:         n.pauses.look(),
 		Refused:        n.inbound.refusedCount(),
 		EventsDropped:  n.events.droppedCount(),

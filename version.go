@@ -112,6 +112,7 @@ type hybridClock struct {
 	now         func() time.Time
 	incarnation uint64
 	last        atomic.Uint64
+	refused     atomic.Int64 // readings of others that were not followed
 }
 
 func (c *hybridClock) wall() uint64 { return uint64(max(c.now().UnixMilli(), 0)) << counterBits }
@@ -135,6 +136,7 @@ func (c *hybridClock) read() uint64 { return max(c.last.Load(), c.wall()) }
 // was one.
 func (c *hybridClock) observe(reading uint64) bool {
 	if reading > c.wall()+uint64(maxAhead.Milliseconds())<<counterBits {
+		c.refused.Add(1)
 		return false
 	}
 	for {

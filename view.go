@@ -1,6 +1,9 @@
 package peercache
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Who owns what, as a view sees it. The owners of a shard are those of the
 // current table; its holders are those of the target table as well, who get
@@ -11,13 +14,67 @@ func (v *view) ownersOf(shard int) []Member {
 	return v.appendMembers(nil, v.current, shard)
 }
 
-// holdersOf lists the members that a write to a shard goes to.
+// holdersOf lists the members that hold a shard, or are about to.
 func (v *view) holdersOf(shard int) []Member {
 	holders := v.ownersOf(shard)
 	if v.target != v.current {
 		holders = v.appendMembers(holders, v.target, shard)
 	}
 	return holders
+}
+
+// formerGrace is how long writes still go to those who owned a shard in the
+// tables before: members that have not seen the present one yet read from them.
+const formerGrace = time.Second
+
+// A formerTable is a current table of earlier views.
+type formerTable struct {
+	*table
+	until time.Time
+}
+
+// formerTables lists what was current before a view and within the grace.
+func formerTables(before *view, current *table, now time.Time) (former []formerTable) {
+	if before == nil {
+		return nil
+	}
+	for _, f := range before.former {
+		if f.until.After(now) && f.table != current {
+			former = append(former, f)
+		}
+	}
+	if before.current != current {
+		former = append(former, formerTable{before.current, now.Add(formerGrace)})
+	}
+	return former
+}
+
+// takersOf lists the members that a write to a shard is sent to: its holders,
+// and for a while those who owned it before.
+func (v *view) takersOf(shard int, now time.Time) []Member {
+	takers := v.holdersOf(shard)
+	for _, f := range v.former {
+		if f.until.After(now) {
+			takers = v.appendMembers(takers, f.table, shard)
+		}
+	}
+	return takers
+}
+
+// without returns the current table as it would be if a member died.
+func (v *view) without(incarnation uint64) *table {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if t := v.lacking[incarnation]; t != nil {
+		return t
+	}
+	members := slices.DeleteFunc(slices.Clone(v.current.members), func(m ringMember) bool { return m.Incarnation == incarnation })
+	t := newTable(v.algorithm, v.copies, members)
+	if v.lacking == nil {
+		v.lacking = make(map[uint64]*table)
+	}
+	v.lacking[incarnation] = t
+	return t
 }
 
 // appendMembers appends the owners of a shard in a table who are not in the
