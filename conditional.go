@@ -93,7 +93,8 @@ func (s *stages) put(key flightKey, st stage) bool {
 }
 
 // bars returns the staged version that an entry must go past, if there is one
-// above it that is not its own.
+// above it that is not its own. What the key's first owner has stamped itself
+// need not: it knew of that when it decided.
 func (s *stages) bars(key flightKey, op uint64, e *entry) (Version, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,7 +102,7 @@ func (s *stages) bars(key flightKey, op uint64, e *entry) (Version, bool) {
 		return Version{}, false
 	}
 	st, ok := s.staged[key]
-	if !ok || st.until <= s.now() || st.op == op || !e.order.isWrite() || e.order.w.Compare(st.version) > 0 {
+	if !ok || st.until <= s.now() || st.op == op || st.version.incarnation == e.order.w.incarnation || !e.order.isWrite() || e.order.w.Compare(st.version) > 0 {
 		return Version{}, false
 	}
 	return st.version, true

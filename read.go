@@ -411,9 +411,10 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		// What is left here of an earlier ownership may be outdated.
 		return n.notOwnerReply(v, shard)
 	}
+	settled := true
 	if !n.handoff.filled(shard) {
 		progress(mux.Reply{Code: progressLoading}) // the others may take their time
-		n.handoff.settle(ctx, sp, g.key, shard)
+		settled = n.handoff.settle(ctx, sp, g.key, shard)
 	}
 	if e, ok := n.store.get(sp, g.key); ok && e.flags&flagTombstone == 0 {
 		return n.entryReply(&e)
@@ -423,6 +424,9 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 			if r, ok := n.askCoOwners(ctx, sp, g.key); ok {
 				return n.resultReply(r)
 			}
+		}
+		if !settled {
+			return errorReply(fmt.Errorf("%w: the shard is not filled yet", ErrUnavailable))
 		}
 		return mux.Reply{Code: replyAbsent}
 	}
