@@ -16,6 +16,7 @@ const (
 	deliveryTimeout = 3 * time.Second       // of one attempt to bring entries to an owner
 	deliveryPause   = 20 * time.Millisecond // between two attempts
 	maxRestamps     = 16
+	followTime      = 50 * time.Millisecond // between the arrivals of a write at two owners
 )
 
 // A stamped is a write that this node has stamped, or an entry to be copied.
@@ -155,13 +156,16 @@ func (n *Node) followed(ctx context.Context, it *stamped, above []outranked) boo
 		if !a.entry {
 			return false // a floor or a stage, not a write that is there
 		}
-		if n.store.standing(it.sp, it.key).order.compare(a.by) < 0 {
-			ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
-			n.copyFrom(ctx, a.at, it.sp, it.key)
-			cancel()
-		}
-		if n.store.standing(it.sp, it.key).order.compare(it.entry.order) <= 0 {
-			return false
+		// The later write may be on its way to this node still.
+		for until := n.clock.Elapsed() + followTime; ; {
+			held := n.store.standing(it.sp, it.key)
+			if held.order.compare(a.by) >= 0 {
+				break
+			}
+			if n.clock.Elapsed() > until || ctx.Err() != nil {
+				return false
+			}
+			sleep(ctx, busyPause)
 		}
 	}
 	return true
