@@ -48,7 +48,7 @@ var table = []mutation{
 	}},
 	{name: "2 a late write is refused, and one that is known not taken again", plan: "late", seeds: 40, edits: []edit{
 		{"write.go", "late := n.hlc.read() > until", "late := n.hlc.read() > until && false"},
-		{"operation.go", "if o.byID[id] != nil {\n\t\treturn false\n\t}", "if o.byID[id] != nil {\n\t\treturn true\n\t}"},
+		{"operation.go", "if o.byID[id] != nil {\n\t\treturn false\n\t}", "if o.byID[id] != nil && !o.byID[id].copied {\n\t\treturn false\n\t}"},
 	}},
 	{name: "2 an operation has one id", plan: "links", seeds: 60, edits: []edit{
 		{"operation.go", "if o.byID[id] != nil {\n\t\treturn false\n\t}", "if o.byID[id] != nil {\n\t\treturn true\n\t}"},
