@@ -92,7 +92,9 @@ func loadedValue(key string) string { return "value of " + key }
 
 func (p *peer) load(_ context.Context, key string) (string, error) {
 	if i, err := strconv.Atoi(strings.TrimPrefix(key, "loaded-")); err == nil && i >= 0 && i < loadedKeys {
-		p.board.loads[i].Add(1)
+		if times := p.board.loads[i].Add(1); times > 1 {
+			p.complain("%s is loaded for the %d. time", key, times)
+		}
 	}
 	return loadedValue(key), nil
 }

@@ -115,7 +115,7 @@ func (w *World) numberOf(m peercache.Member) int {
 
 // readLast looks a key up through a node.
 func (w *World) readLast(ctx context.Context, m *member, k [2]string) {
-	if m.number == w.script.Bare {
+	if w.bare(m.number) {
 		return
 	}
 	w.mu.Lock()

@@ -63,13 +63,14 @@ var table = []mutation{
 	{name: "4 a key is loaded once", plan: "loads", seeds: 20, edits: []edit{
 		{"flight.go", "f != nil && f.enter()", "f != nil && f.enter() && false"},
 	}},
-	{name: "5 a load is lent to who has the loader", plan: "calm", seeds: 40, edits: []edit{
+	{name: "5 a load is lent to who has the loader", plan: "bare", seeds: 20, edits: []edit{
 		{"read.go", "if from.lend(f.id) {", "if f.id == 0 {"},
 	}},
 	{name: "6 the other owners confirm a conditional write", plan: "storm", seeds: 60, edits: []edit{
 		{"conditional.go", "if err := n.prepare(ctx, sp, w, base, stamp); err != nil {", "if err := ctx.Err(); err != nil {"},
 	}},
-	{name: "6 a conditional write replaces its base and nothing else", plan: "calm", seeds: 40, edits: []edit{
+	{name: "6 a conditional write replaces its base and nothing else", plan: "calm", seeds: 60, edits: []edit{
+		{"conditional.go", "if other == nil {", "if other == nil || s != nil {"},
 		{"conditional.go", "fromRequest, &base)", "fromRequest, nil)"},
 	}},
 	{name: "7 a write waits for its owners", plan: "crash", seeds: 40, edits: []edit{

@@ -8,6 +8,7 @@ import (
 
 // plans are the kinds of scripts, by name. Each adds the steps.
 var plans = map[string]func(*generator){
+	"bare":   (*generator).planBare,
 	"late":   (*generator).planLate,
 	"loads":  (*generator).planLoads,
 	"calm":   (*generator).planCalm,
@@ -46,6 +47,16 @@ func (g *generator) planLoads() {
 		return
 	}
 	g.step(Step{After: g.between(time.Second, 3*time.Second), Action: Wait})
+}
+
+// planBare has the caches on one node or two, and else is as calm or as crash.
+func (g *generator) planBare() {
+	g.script.Bare = g.some(g.script.Nodes - 1 - g.IntN(2))
+	if g.IntN(2) == 0 {
+		g.planCrash()
+		return
+	}
+	g.planCalm()
 }
 
 // planLate makes one direction so slow that what is sent there arrives after

@@ -86,7 +86,7 @@ type Script struct {
 	Pieces  int64         // MaxBytes of each node; 0: plenty
 	Size    int           // bytes of each value
 	Loading time.Duration // that a load takes at most
-	Bare    int           // a node on which no cache is made, and so no call; negative: none
+	Bare    []int         // nodes on which no cache is made, and so no call
 	Steps   []Step
 	Clients [][]Call // client i is on node i modulo Nodes
 }
@@ -111,8 +111,8 @@ func (s *Script) String() string {
 	}
 	fmt.Fprintf(&b, "seed %d: %s, %d nodes, %d copies, delay %v to %v, %d clients with %d calls", s.Seed, s.Plan, s.Nodes, s.Copies,
 		s.Delay, s.Delay+s.Jitter, len(s.Clients), calls)
-	if s.Bare >= 0 {
-		fmt.Fprintf(&b, ", none on node %d", s.Bare)
+	if len(s.Bare) > 0 {
+		fmt.Fprintf(&b, ", none on nodes %v", s.Bare)
 	}
 	if s.Pieces > 0 {
 		fmt.Fprintf(&b, ", %d KiB each, values of %d", s.Pieces>>10, s.Size)
@@ -145,7 +145,7 @@ func NewScriptOf(seed uint64, plan string) *Script {
 
 func (g *generator) make(seed uint64, plan string) *Script {
 	s := g.script
-	*s = Script{Seed: seed, Plan: plan, Nodes: 3 + g.IntN(2), Copies: 2, Bare: -1}
+	*s = Script{Seed: seed, Plan: plan, Nodes: 3 + g.IntN(2), Copies: 2}
 	switch g.IntN(10) {
 	case 0:
 		s.Nodes = 5 + g.IntN(3)
@@ -158,9 +158,6 @@ func (g *generator) make(seed uint64, plan string) *Script {
 	}
 	s.Loading = []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond}[g.IntN(4)]
 	plans[plan](g)
-	if s.Nodes > 3 && g.IntN(5) == 0 {
-		s.Bare = g.IntN(s.Nodes)
-	}
 	length := time.Duration(0)
 	for _, step := range s.Steps {
 		length += step.After

@@ -139,7 +139,7 @@ func (w *World) startNode(m *member) (*peercache.Node, map[string]*peercache.Cac
 		return nil, nil, err
 	}
 	caches := make(map[string]*peercache.Cache[string])
-	if m.number == w.script.Bare {
+	if w.bare(m.number) {
 		return node, caches, nil
 	}
 	for _, name := range []string{cacheStore, cacheMixed, cacheLoads, cacheBrief} {

@@ -127,7 +127,7 @@ func (w *World) play() {
 	var watcher, clients sync.WaitGroup
 	watcher.Go(func() { w.watch(stop) })
 	for i, calls := range w.script.Clients {
-		if i%w.script.Nodes == w.script.Bare {
+		if w.bare(i % w.script.Nodes) {
 			continue
 		}
 		clients.Go(func() { w.client(i, i%w.script.Nodes, calls) })
@@ -197,6 +197,9 @@ func (w *World) isPaused(m *member) bool {
 	defer w.mu.Unlock()
 	return m.paused
 }
+
+// bare reports whether there are no caches on a node.
+func (w *World) bare(node int) bool { return slices.Contains(w.script.Bare, node) }
 
 func hostOf(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
 
