@@ -8,112 +8,130 @@ import (
 
 	"github.com/peercache/peercache/internal/mux"
 	"github.com/peercache/peercache/internal/wire"
+	"github.com/peercache/peercache/lru"
 )
 
 // loadsAtOnce bounds the loads that one call for many keys runs at a time.
 const loadsAtOnce = 64
 
-// findMany returns what the cluster holds of keys, with one request to each
-// owner. Keys that no owner was asked for in vain are asked for one by one.
-func (n *Node) findMany(ctx context.Context, sp *space, keys []string, load bool) map[string]result {
-	results := make(map[string]result, len(keys))
+// findMany returns what the cluster holds of keys, in their order, with one
+// request to each owner. Keys that no owner was asked for in vain are asked for
+// one by one.
+func (n *Node) findMany(ctx context.Context, sp *space, keys []string, load bool) []result {
+	results := make([]result, len(keys))
 	if n.life.Err() != nil {
-		for _, key := range keys {
-			results[key] = result{err: ErrClosed}
+		for i := range results {
+			results[i].err = ErrClosed
 		}
 		return results
 	}
 	n.pauses.look()
 	v := n.view.Load()
-	var own, single []string
+	var own, single []int
 	var groups []*keyGroup
-	for _, key := range keys {
-		owners := v.ownersOf(shardOf(sp.keyspace, key))
-		i := slices.IndexFunc(owners, func(m Member) bool { return m.Incarnation == n.incarnation })
-		if i >= 0 && !n.handoff.filled(shardOf(sp.keyspace, key)) {
-			single = append(single, key) // it has to be compared with the other owners
+	for i, key := range keys {
+		shard := shardOf(sp.keyspace, key)
+		place := v.place(n.incarnation, shard)
+		if place >= 0 && !n.handoff.filled(shard) {
+			single = append(single, i) // it has to be compared with the other owners
 			continue
 		}
-		if i >= 0 {
+		if place >= 0 {
 			if e, ok := n.store.get(sp, key); ok && e.flags&flagTombstone == 0 {
 				sp.count.hits.Add(1)
-				results[key] = resultOf(e)
+				results[i] = ownResult(e)
 				continue
 			}
 		}
+		owners := v.current.owners(shard)
 		switch {
-		case i == 0:
-			own = append(own, key)
-		case len(owners) == 0 || !n.peers.healthy(owners[0]):
-			single = append(single, key)
+		case place == 0:
+			own = append(own, i)
+		case len(owners) == 0:
+			single = append(single, i)
 		default:
-			j := slices.IndexFunc(groups, func(g *keyGroup) bool { return g.owner.Incarnation == owners[0].Incarnation })
-			if j < 0 {
-				j = len(groups)
-				groups = append(groups, &keyGroup{owner: owners[0]})
-			}
-			groups[j].keys = append(groups[j].keys, key)
+			groups = addToGroup(groups, owners[0], i)
 		}
 	}
+	groups = slices.DeleteFunc(groups, func(g *keyGroup) bool {
+		owner, ok := v.find(v.current.member(int(g.number)).Incarnation)
+		if ok && n.peers.healthy(owner.Member) {
+			g.owner = owner.Member
+			return false
+		}
+		single = append(single, g.places...)
+		return true
+	})
 
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	take := func(found map[string]result) {
+	if len(own) > 0 {
+		wait.Go(func() { n.findOwn(ctx, sp, keys, own, load, results) })
+	}
+	ask := func(g *keyGroup) {
+		rest := n.askMany(ctx, sp, g, keys, load, results)
 		mu.Lock()
 		defer mu.Unlock()
-		for key, r := range found {
-			results[key] = r
+		single = append(single, rest...)
+	}
+	for i, g := range groups {
+		if i == len(groups)-1 {
+			ask(g) // on this goroutine
+		} else {
+			wait.Go(func() { ask(g) })
 		}
 	}
-	if len(own) > 0 {
-		wait.Go(func() { take(n.findOwn(ctx, sp, own, load)) })
-	}
-	for _, g := range groups {
-		wait.Go(func() {
-			found, rest := n.askMany(ctx, sp, g, load)
-			take(found)
-			mu.Lock()
-			single = append(single, rest...)
-			mu.Unlock()
-		})
-	}
 	wait.Wait()
-	take(n.findEach(ctx, sp, single, load))
+	n.findEach(ctx, sp, keys, single, load, results)
 	return results
 }
 
+// A keyGroup is keys of one owner, by their place among those asked for.
 type keyGroup struct {
-	owner Member
-	keys  []string
+	number uint16 // in the table
+	owner  Member
+	places []int
+}
+
+func addToGroup(groups []*keyGroup, number uint16, place int) []*keyGroup {
+	for _, g := range groups {
+		if g.number == number {
+			g.places = append(g.places, place)
+			return groups
+		}
+	}
+	return append(groups, &keyGroup{number: number, places: []int{place}})
 }
 
 // findEach asks for keys one by one, many at a time.
-func (n *Node) findEach(ctx context.Context, sp *space, keys []string, load bool) map[string]result {
-	results := make(map[string]result, len(keys))
-	var mu sync.Mutex
+func (n *Node) findEach(ctx context.Context, sp *space, keys []string, places []int, load bool, results []result) {
 	var wait sync.WaitGroup
 	limit := make(chan struct{}, loadsAtOnce)
-	for _, key := range keys {
+	for _, i := range places {
 		limit <- struct{}{}
 		wait.Go(func() {
 			defer func() { <-limit }()
-			r := n.find(ctx, sp, key, load)
-			mu.Lock()
-			defer mu.Unlock()
-			results[key] = r
+			results[i] = n.find(ctx, sp, keys[i], load)
 		})
 	}
 	wait.Wait()
-	return results
 }
 
 // findOwn answers for keys whose first owner this node is and of which it
 // holds nothing.
-func (n *Node) findOwn(ctx context.Context, sp *space, keys []string, load bool) map[string]result {
-	if f := sp.face.Load(); load && f != nil && f.loadMany != nil {
-		return n.loadTogether(ctx, sp, keys)
+func (n *Node) findOwn(ctx context.Context, sp *space, keys []string, places []int, load bool, results []result) {
+	if f := sp.face.Load(); !load || f == nil || f.loadMany == nil {
+		n.findEach(ctx, sp, keys, places, load, results)
+		return
 	}
-	return n.findEach(ctx, sp, keys, load)
+	missing := make([]string, len(places))
+	for k, i := range places {
+		missing[k] = keys[i]
+	}
+	loaded := n.loadTogether(ctx, sp, missing)
+	for _, i := range places {
+		results[i] = loaded[keys[i]]
+	}
 }
 
 // loadTogether loads keys with one call of LoadMany, but for those that are
@@ -192,75 +210,92 @@ func (n *Node) runFlights(life, caller context.Context, sp *space, fs map[string
 	}
 }
 
-// askMany asks one owner for keys. rest are those that have to be asked for
-// one by one: the owner did not answer, does not own them, or cannot load
-// them.
-func (n *Node) askMany(ctx context.Context, sp *space, g *keyGroup, load bool) (found map[string]result, rest []string) {
-	found = make(map[string]result, len(g.keys))
-	keys := g.keys
-	for len(keys) > 0 {
+// askMany asks one owner for keys. rest are the places of those that have to
+// be asked for one by one: the owner did not answer, does not own them, or
+// cannot load them.
+func (n *Node) askMany(ctx context.Context, sp *space, g *keyGroup, keys []string, load bool, results []result) (rest []int) {
+	places := g.places
+	for len(places) > 0 {
 		size, count := 0, 0
-		for ; count < len(keys) && count < maxBatchItems && size < maxBatchBytes; count++ {
-			size += len(keys[count]) + 5
+		for ; count < len(places) && count < maxBatchItems && size < maxBatchBytes; count++ {
+			size += len(keys[places[count]]) + 5
 		}
-		answered, left := n.askManyOnce(ctx, sp, g.owner, keys[:count], load, found)
+		answered, left := n.askManyOnce(ctx, sp, g.owner, keys, places[:count], size, load, results)
 		rest = append(rest, left...)
-		keys = keys[count:]
+		places = places[count:]
 		if !answered {
-			return found, append(rest, keys...)
+			return append(rest, places...)
 		}
 	}
-	return found, rest
+	return rest
 }
 
-func (n *Node) askManyOnce(ctx context.Context, sp *space, owner Member, keys []string, load bool, found map[string]result) (answered bool, rest []string) {
-	b := wire.AppendBool(nil, load)
+func (n *Node) askManyOnce(ctx context.Context, sp *space, owner Member, keys []string, places []int, size int, load bool, results []result) (answered bool, rest []int) {
+	b := make([]byte, 0, size+len(sp.name)+16)
+	b = wire.AppendBool(b, load)
 	b = wire.AppendString(b, sp.name)
-	b = wire.AppendUvarint(b, uint64(len(keys)))
-	for _, key := range keys {
-		b = wire.AppendString(b, key)
+	b = wire.AppendUvarint(b, uint64(len(places)))
+	for _, i := range places {
+		b = wire.AppendString(b, keys[i])
 	}
-	sp.count.peerLoads.Add(int64(len(keys)))
-	// The owner says at once that it is at it; only silence ends the wait.
+	sp.count.peerLoads.Add(int64(len(places)))
+	// The owner says at once if it has to load; only silence ends the wait.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	quiet := newSilence(cancel)
 	defer quiet.stop()
 	reply, err := n.peers.call(ctx, owner, mux.Request{Op: opGetMany, Body: b}, func(mux.Reply) { quiet.stop() })
 	if err != nil || reply.Code != replyOK {
-		sp.count.peerErrors.Add(int64(len(keys)))
+		sp.count.peerErrors.Add(int64(len(places)))
 		if quiet.struck() {
 			n.peers.suspect(owner)
 		}
-		return false, keys
+		return false, places
 	}
 	r := wire.NewReader(reply.Body)
 	t := n.timer(owner.Incarnation)
-	for _, key := range keys {
+	for _, i := range places {
 		switch r.Byte() {
 		case replyAbsent:
-			found[key] = result{}
+			results[i] = result{}
 		case replyEntry:
-			found[key] = resultOf(t.readEntry(&r))
+			results[i] = resultOf(t.readEntry(&r))
 		case replyError:
-			found[key] = result{err: readError(&r)}
+			results[i] = result{err: readError(&r)}
 		default:
-			rest = append(rest, key)
+			rest = append(rest, i)
 		}
 	}
 	if r.End() != nil {
-		return false, keys
+		return false, places
 	}
 	return true, rest
 }
+
+// An inquiry is one request for several keys as its receiver answers it. What
+// it holds is written to body in one go; the rest leaves gaps.
+type inquiry struct {
+	keys []string
+	body []byte // the answers for what is held
+	ends []int  // where the answer for each key ends in body
+	kind []uint8
+	gaps []int // the keys that have to be looked for
+}
+
+// What becomes of a key of an inquiry.
+const (
+	inquiryHeld    uint8 = iota // its answer is in body
+	inquiryMissing              // it has to be loaded, or is absent
+	inquirySkipped              // it is to be asked for by itself
+)
 
 // serveGetMany answers a peer that asks for several keys.
 func (n *Node) serveGetMany(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
 	r := wire.NewReader(req.Body)
 	load, cache := r.Bool(), r.String(maxCacheName)
-	keys := make([]string, r.Count(maxBatchItems, 1))
-	for i := range keys {
-		keys[i] = r.String(maxKeyBytes)
+	q := inquiry{keys: make([]string, r.Count(maxBatchItems, 1))}
+	for i := range q.keys {
+		q.keys[i] = r.String(maxKeyBytes)
 	}
 	if r.End() != nil {
 		return mux.Reply{Code: replyMalformed}
@@ -270,34 +305,75 @@ func (n *Node) serveGetMany(ctx context.Context, req mux.Request, progress func(
 		return errorReply(err)
 	}
 	sp.count.serverRequests.Add(1)
-	progress(mux.Reply{Code: progressLoading})
+	n.look(sp, &q, !load || sp.canLoad())
+	if !q.whole() || len(q.body) > mux.MaxWhole {
+		progress(mux.Reply{Code: progressLoading}) // or it takes its time to arrive
+	}
+	if q.whole() {
+		return mux.Reply{Body: q.body}
+	}
+	results := make([]result, len(q.keys))
+	n.findOwn(ctx, sp, q.keys, q.gaps, load, results)
+	return mux.Reply{Body: n.fillIn(&q, results)}
+}
 
-	v := n.view.Load()
-	results := make(map[string]result, len(keys))
-	skipped := make(map[string]bool)
-	var missing []string
-	for _, key := range keys {
-		shard := shardOf(sp.keyspace, key)
-		if !n.handoff.filled(shard) {
-			skipped[key] = true // it has to be compared with the other owners
-		} else if e, ok := n.store.get(sp, key); ok && e.flags&flagTombstone == 0 {
-			results[key] = resultOf(e)
-		} else if v.place(n.incarnation, shard) == 0 && (!load || sp.canLoad()) {
-			missing = append(missing, key)
-		} else {
-			skipped[key] = true
+// look answers for the keys of an inquiry that this node holds.
+func (n *Node) look(sp *space, q *inquiry, able bool) {
+	q.ends, q.kind = make([]int, len(q.keys)), make([]uint8, len(q.keys))
+	v, t := n.view.Load(), n.timer(0)
+	for i, name := range q.keys {
+		key := sp.key(name)
+		place := v.place(n.incarnation, int(key.Shard))
+		good := place >= 0 && n.handoff.filled(int(key.Shard)) && len(q.body) <= maxBatchBytes
+		before, large := len(q.body), false
+		if good {
+			n.store.lru.View(key, func(value []byte, m lru.Meta) {
+				e := entryOf(m, value)
+				if large = len(value) > fastValue; !large && e.flags&flagTombstone == 0 {
+					q.body = t.appendEntry(wire.AppendByte(q.body, replyEntry), &e)
+				}
+			})
+		}
+		if large {
+			if e, ok := n.store.get(sp, name); ok && e.flags&flagTombstone == 0 {
+				q.body = t.appendEntry(wire.AppendByte(q.body, replyEntry), &e)
+			}
+		}
+		q.ends[i] = len(q.body)
+		switch {
+		case len(q.body) > before:
+			n.store.used(key.Hash)
+			if i == 0 { // the others may be as large
+				q.body = slices.Grow(q.body, min(len(q.body)*len(q.keys), maxBatchBytes))
+			}
+		case good && able && place == 0:
+			q.kind[i] = inquiryMissing
+			q.gaps = append(q.gaps, i)
+		default:
+			q.kind[i] = inquirySkipped // not owned, to be compared with other owners, or too much for one reply
 		}
 	}
-	for key, r := range n.findOwn(ctx, sp, missing, load) {
-		results[key] = r
-	}
+}
+
+// whole reports whether body is the answer.
+func (q *inquiry) whole() bool {
+	return !slices.ContainsFunc(q.kind, func(k uint8) bool { return k != inquiryHeld })
+}
+
+// fillIn makes the answer of what is held and what was found for the gaps.
+func (n *Node) fillIn(q *inquiry, results []result) []byte {
 	var body []byte
 	t := n.timer(0)
-	for _, key := range keys {
-		r := results[key]
+	from := 0
+	for i := range q.keys {
+		held := q.body[from:q.ends[i]]
+		from = q.ends[i]
+		r := &results[i]
 		switch {
-		case skipped[key] || len(body) > maxBatchBytes:
-			body = wire.AppendByte(body, replyNotOwner) // to be asked for by itself
+		case q.kind[i] == inquirySkipped || len(body) > maxBatchBytes:
+			body = wire.AppendByte(body, replyNotOwner)
+		case q.kind[i] == inquiryHeld:
+			body = append(body, held...)
 		case r.err != nil:
 			body = appendError(wire.AppendByte(body, replyError), r.err)
 		case r.found || r.entry.flags != 0:
@@ -306,5 +382,5 @@ func (n *Node) serveGetMany(ctx context.Context, req mux.Request, progress func(
 			body = wire.AppendByte(body, replyAbsent)
 		}
 	}
-	return mux.Reply{Body: body}
+	return body
 }

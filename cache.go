@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -339,7 +338,8 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 		hash, token uint64
 		owned       bool
 	}
-	rest := make(map[string]missing)
+	var rest []string
+	var about []missing // each of rest
 	failed := make(map[string]error)
 	c.n.pauses.glance()
 	v := c.n.view.Load()
@@ -355,10 +355,12 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 			continue
 		}
 		token := c.near.token(hash)
-		rest[key] = missing{hash, token, v.owns(c.n.incarnation, shardOfHash(hash))}
+		rest = append(rest, key)
+		about = append(about, missing{hash, token, v.owns(c.n.incarnation, shardOfHash(hash))})
 	}
 	began := c.n.clock.Elapsed()
-	for key, r := range c.n.findMany(ctx, c.sp, slices.Collect(maps.Keys(rest)), c.loads) {
+	for i, r := range c.n.findMany(ctx, c.sp, rest, c.loads) {
+		key := rest[i]
 		switch {
 		case r.err != nil:
 			failed[key] = c.errorOf(key, r.err)
@@ -379,7 +381,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 				continue
 			}
 		}
-		m := rest[key]
+		m := &about[i]
 		c.keepNear(m.hash, key, value, &r.entry, m.owned, began, m.token)
 		values[key] = c.handOut(value)
 	}

@@ -79,3 +79,67 @@ func BenchmarkFetch(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkMany reads and writes 1,000 keys that three members hold, one by
+// one and with one call.
+func BenchmarkMany(b *testing.B) {
+	ctx := b.Context()
+	var nodes []*peercache.Node
+	var join []string
+	for range 3 {
+		n, err := peercache.Start(ctx, peercache.Config{Listen: "127.0.0.1:0", Join: join})
+		require.NoError(b, err)
+		b.Cleanup(func() { n.Close() })
+		nodes, join = append(nodes, n), append(join, n.Addr())
+	}
+	client, err := peercache.Start(ctx, peercache.Config{Client: true, Join: join})
+	require.NoError(b, err)
+	b.Cleanup(func() { client.Close() })
+	eventually(b, "the client knows all", func() bool { return len(client.Members()) == 3 })
+	for _, n := range nodes {
+		require.NoError(b, n.WaitReady(ctx))
+	}
+	cache, err := peercache.New(client, "things", peercache.Options[[]byte]{})
+	require.NoError(b, err)
+	values := make(map[string][]byte)
+	var keys []string
+	for i := range 1000 {
+		keys = append(keys, fmt.Sprint("user:", 1_000_000+i))
+		values[keys[i]] = make([]byte, 128)
+	}
+	require.NoError(b, cache.SetMany(ctx, values))
+	b.Run("Get", func(b *testing.B) {
+		for range b.N {
+			for _, key := range keys {
+				if _, err := cache.Get(ctx, key); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
+	b.Run("GetMany", func(b *testing.B) {
+		b.ReportAllocs()
+		for range b.N {
+			if got, err := cache.GetMany(ctx, keys); err != nil || len(got) != len(keys) {
+				b.Fatal(len(got), err)
+			}
+		}
+	})
+	b.Run("Set", func(b *testing.B) {
+		for range b.N {
+			for _, key := range keys {
+				if err := cache.Set(ctx, key, values[key]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
+	b.Run("SetMany", func(b *testing.B) {
+		b.ReportAllocs()
+		for range b.N {
+			if err := cache.SetMany(ctx, values); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
