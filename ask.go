@@ -78,6 +78,7 @@ type opening struct {
 	r       *peer       // who was asked; nil: nobody
 	beside  bool        // it was not the first owner, and was asked for what it holds only
 	pending mux.Pending // the request, when it takes its time
+	get     getRequest  // what it asks
 	got     got         // the answer, else
 	err     error       // or why there is none
 	refused error       // why it was not even sent
@@ -116,18 +117,32 @@ func (n *Node) ask(ctx context.Context, sp *space, v *view, owner uint16, key st
 	reply, pending, err := conn.Try(ctx, req, r.health.patience())
 	requests.Put(buffer)
 	if !pending.IsZero() {
-		o.pending = pending
+		o.pending, o.get = pending, g
 		return o
 	}
-	n.peers.leave(r)
+	defer n.peers.leave(r)
 	if o.err = err; err == nil {
 		n.peers.answered(r, opGet, &reply)
-		o.got, o.err = n.readGot(incarnation, &reply)
+		o.got, o.err = n.takeGot(ctx, r, g, &reply)
 	}
 	if o.err != nil && ctx.Err() == nil {
 		sp.count.peerErrors.Add(1)
 	}
 	return o
+}
+
+// takeGot reads an answer to opGet, or gets it where large ones are to be had.
+func (n *Node) takeGot(ctx context.Context, r *peer, g getRequest, reply *mux.Reply) (got, error) {
+	if reply.Code != replyBulk {
+		return n.readGot(r.incarnation, reply)
+	}
+	req := mux.Request{Op: opGet, Body: g.append(nil)}
+	n.peers.stamp(&req)
+	large, err := n.peers.callBulk(ctx, r, req)
+	if err != nil {
+		return got{}, err
+	}
+	return n.readGot(r.incarnation, &large)
 }
 
 // result returns what the key's read ends with, if it does.
@@ -320,7 +335,7 @@ func (q *question) goOn(ctx context.Context, place int, mode uint8, first *openi
 			return got{}, err
 		}
 		q.n.peers.answered(first.r, opGet, &reply)
-		return q.n.readGot(first.r.incarnation, &reply)
+		return q.n.takeGot(ctx, first.r, first.get, &reply)
 	})
 }
 

@@ -35,12 +35,17 @@ func mayWait(op uint8) bool {
 }
 
 // A nestedKey marks the contexts of requests that are made to answer others'.
+// Its value is the purpose of the connection over which that came.
 type nestedKey struct{}
 
 // nested returns a context whose requests never wait for others of this node.
-func nested(ctx context.Context) context.Context {
-	return context.WithValue(ctx, nestedKey{}, true)
+func nested(ctx context.Context, purpose mux.Purpose) context.Context {
+	return context.WithValue(ctx, nestedKey{}, purpose)
 }
+
+// overCalls reports whether ctx is of a request that came over a connection
+// for calls, where large values are not to travel.
+func overCalls(ctx context.Context) bool { return ctx.Value(nestedKey{}) == mux.PurposeCalls }
 
 // enter waits until a request to r may be made. The caller leaves in the end.
 func (p *peers) enter(ctx context.Context, r *peer, op uint8) error {
@@ -111,8 +116,12 @@ func (p *peers) call(ctx context.Context, m Member, req mux.Request, told func(m
 		return mux.Reply{}, &mux.CallError{Err: err}
 	}
 	defer p.leave(r)
+	way := &r.calls
+	if req.Op == opSync || len(req.Body)+len(req.Tail) > mux.MaxWhole {
+		way = &r.bulk
+	}
 	for pause := busyPause; ; pause = min(2*pause, maxBusyPause) {
-		conn, err := r.calls.get(ctx)
+		conn, err := way.get(ctx)
 		if err != nil {
 			return mux.Reply{}, &mux.CallError{Err: err}
 		}
@@ -134,6 +143,23 @@ func (p *peers) callOn(ctx context.Context, conn *mux.Conn, r *peer, req mux.Req
 	reply, err := conn.Call(ctx, req, told)
 	if err == nil {
 		p.answered(r, req.Op, &reply)
+		if reply.Code == replyBulk {
+			return p.callBulk(ctx, r, req)
+		}
+	}
+	return reply, err
+}
+
+// callBulk repeats a request to which the answer is too large for the
+// connection for calls.
+func (p *peers) callBulk(ctx context.Context, r *peer, req mux.Request) (mux.Reply, error) {
+	conn, err := r.bulk.get(ctx)
+	if err != nil {
+		return mux.Reply{}, &mux.CallError{Err: err}
+	}
+	reply, err := conn.Call(ctx, req, nil)
+	if err == nil {
+		p.n.hlc.observe(reply.Fields.Clock)
 	}
 	return reply, err
 }

@@ -74,10 +74,10 @@ func explainRefusal(err error) error {
 	}
 }
 
-// dialCalls makes a connection for calls.
-func (n *Node) dialCalls(ctx context.Context, incarnation uint64, addr string) (*mux.Conn, *mux.Session, error) {
+// dialCalls makes a connection for calls, small or large.
+func (n *Node) dialCalls(ctx context.Context, purpose mux.Purpose, incarnation uint64, addr string) (*mux.Conn, *mux.Session, error) {
 	options := mux.Options{Heard: n.pauses.guard()}
-	conn, session, err := n.dial(ctx, mux.PurposeCalls, incarnation, addr)
+	conn, session, err := n.dial(ctx, purpose, incarnation, addr)
 	if err != nil {
 		return nil, nil, err
 	}

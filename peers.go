@@ -40,6 +40,7 @@ type peer struct {
 	incarnation uint64
 	addr        string
 	calls       connector
+	bulk        connector // what is large, so that it holds up no calls
 	gossip      connector
 	health      health
 	gate        gate          // requests under way to it
@@ -86,7 +87,12 @@ func (p *peers) newPeer(incarnation uint64, addr string) *peer {
 	r := &peer{incarnation: incarnation, addr: addr, gate: gate{most: maxCallsPerPeer}}
 	r.calls.spawn = p.n.spawn
 	r.calls.dial = func(ctx context.Context) (*mux.Conn, error) {
-		conn, _, err := p.n.dialCalls(ctx, incarnation, addr)
+		conn, _, err := p.n.dialCalls(ctx, mux.PurposeCalls, incarnation, addr)
+		return conn, err
+	}
+	r.bulk.spawn = p.n.spawn
+	r.bulk.dial = func(ctx context.Context) (*mux.Conn, error) {
+		conn, _, err := p.n.dialCalls(ctx, mux.PurposeBulk, incarnation, addr)
 		return conn, err
 	}
 	r.gossip.spawn, r.gossip.eager = p.n.spawn, true
@@ -118,6 +124,7 @@ func (p *peers) follow(v *view) {
 	p.mu.Unlock()
 	for _, r := range gone {
 		r.calls.drop()
+		r.bulk.drop()
 	}
 }
 
@@ -156,6 +163,7 @@ func (p *peers) all() []*peer {
 func (p *peers) disconnect() {
 	for _, r := range p.all() {
 		r.calls.drop()
+		r.bulk.drop()
 		r.gossip.drop()
 	}
 }
@@ -171,6 +179,7 @@ func (p *peers) close() {
 
 func (r *peer) close() {
 	r.calls.close()
+	r.bulk.close()
 	r.gossip.close()
 }
 

@@ -39,6 +39,7 @@ const (
 	replyEntry       = 5 // an entry follows
 	replyError       = 6 // an error follows
 	replyNotOwner    = 7 // the owners in the answering node's tables follow
+	replyBulk        = 8 // the answer is large: the asker shall ask over a connection for bulk
 )
 
 // Codes of interim replies.
@@ -48,7 +49,7 @@ const (
 )
 
 func replyText(code uint8) string {
-	names := [...]string{"ok", "nothing new", "request malformed", "operation not supported", "absent", "entry", "error", "not an owner"}
+	names := [...]string{"ok", "nothing new", "request malformed", "operation not supported", "absent", "entry", "error", "not an owner", "too large for this connection"}
 	if int(code) < len(names) {
 		return names[code]
 	}

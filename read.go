@@ -382,6 +382,12 @@ func (s *store) known(name []byte) *space {
 	return s.byName[string(name)]
 }
 
+// holdsLarge reports whether the value of a key is to travel as bulk.
+func (s *store) holdsLarge(sp *space, key string) (large bool) {
+	s.lru.View(sp.key(key), func(value []byte, _ lru.Meta) { large = len(value) > mux.MaxWhole })
+	return large
+}
+
 // serveGet answers a peer that asks for a key.
 func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
 	g, err := readGet(req.Body)
@@ -415,6 +421,9 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	if !n.handoff.filled(shard) {
 		progress(mux.Reply{Code: progressLoading}) // the others may take their time
 		settled = n.handoff.settle(ctx, sp, g.key, shard)
+	}
+	if overCalls(ctx) && n.store.holdsLarge(sp, g.key) {
+		return mux.Reply{Code: replyBulk}
 	}
 	if e, ok := n.store.get(sp, g.key); ok && e.flags&flagTombstone == 0 {
 		return n.entryReply(&e)

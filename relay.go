@@ -106,7 +106,7 @@ func (n *Node) askView(ctx context.Context, conn *mux.Conn, known uint64) (uint6
 
 // joinRelayed fetches the members from whoever answers at addr.
 func (n *Node) joinRelayed(ctx context.Context, addr string) error {
-	conn, _, err := n.dialCalls(ctx, 0, addr)
+	conn, _, err := n.dialCalls(ctx, mux.PurposeCalls, 0, addr)
 	if err != nil {
 		return err
 	}

@@ -281,9 +281,11 @@ func (in *inbound) putToUse(c *inboundConn) error {
 			from := gossip.Peer{Name: gossipName(c.peer.Incarnation), Addr: c.peer.Addr}
 			options.Packet = func(packet []byte) { g.Packet(from, packet) }
 		} else {
-			options.Fast = n.serveFast
+			if c.purpose == mux.PurposeCalls {
+				options.Fast = n.serveFast
+			}
 			options.Serve = func(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
-				return n.serve(nested(ctx), c.peer, req, progress)
+				return n.serve(nested(ctx, c.purpose), c.peer, req, progress)
 			}
 		}
 		surplus = in.admit(c, maxPerPeer)
@@ -336,7 +338,7 @@ func (in *inbound) drain(ctx context.Context) error {
 	in.mu.Lock()
 	var conns []*mux.Conn
 	for c := range in.conns {
-		if c.conn != nil && c.purpose == mux.PurposeCalls {
+		if c.conn != nil && (c.purpose == mux.PurposeCalls || c.purpose == mux.PurposeBulk) {
 			conns = append(conns, c.conn)
 		}
 	}

@@ -120,7 +120,7 @@ func (p *peers) stats(m Member) PeerStats {
 	if r == nil {
 		return s
 	}
-	for _, c := range []*connector{&r.calls, &r.gossip} {
+	for _, c := range []*connector{&r.calls, &r.bulk, &r.gossip} {
 		conn, err := c.state()
 		if err != nil {
 			s.Err = err
