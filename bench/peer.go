@@ -203,7 +203,7 @@ func fetchLoop(g Getter, d Data, goroutines int, length time.Duration) (*fetched
 	for i := range goroutines {
 		wg.Go(func() {
 			draw := rand.New(rand.NewPCG(uint64(i), 7))
-			for now := time.Now(); now.Sub(start) < length; {
+			for now := time.Now(); len(times[i]) == 0 || now.Sub(start) < length; {
 				n, err := g.Get(ctx, d.Keys[draw.IntN(len(d.Keys))])
 				if err == nil && n != d.Size {
 					err = fmt.Errorf("a value of %d bytes, not %d", n, d.Size)
@@ -227,9 +227,6 @@ func fetchLoop(g Getter, d Data, goroutines int, length time.Duration) (*fetched
 	}
 	all.times = slices.Concat(times...)
 	slices.Sort(all.times)
-	if len(all.times) == 0 {
-		return nil, errors.New("no Get in the time")
-	}
 	return all, nil
 }
 

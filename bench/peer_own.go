@@ -25,30 +25,38 @@ func ownFetches() []Fetch {
 
 func serveOwn(encrypted bool) func(Data, func(string, int)) error {
 	return func(d Data, ready func(string, int)) error {
-		conf, err := peerTLS(encrypted)
-		if err != nil {
-			return err
-		}
-		ctx := context.Background()
-		node, err := peercache.Start(ctx, peercache.Config{Listen: "127.0.0.1:0", Secret: peerSecret, TLS: conf})
-		if err != nil {
-			return err
-		}
-		defer node.Close()
-		cache, err := peercache.New(node, "bench", peercache.Options[[]byte]{})
-		if err != nil {
-			return err
-		}
-		value := d.value()
-		for _, key := range d.Keys {
-			if err := cache.Set(ctx, key, value); err != nil {
-				return err
-			}
-		}
-		ready(node.Addr(), os.Getpid())
-		untilTold()
-		return nil
+		return serveOwnWith(d, encrypted, func(context.Context, *peercache.Cache[[]byte]) error { return nil }, ready)
 	}
+}
+
+// serveOwnWith serves values with peercache, and more that fill puts in.
+func serveOwnWith(d Data, encrypted bool, fill func(context.Context, *peercache.Cache[[]byte]) error, ready func(string, int)) error {
+	conf, err := peerTLS(encrypted)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	node, err := peercache.Start(ctx, peercache.Config{Listen: "127.0.0.1:0", Secret: peerSecret, TLS: conf})
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	cache, err := peercache.New(node, "bench", peercache.Options[[]byte]{})
+	if err != nil {
+		return err
+	}
+	value := d.value()
+	for _, key := range d.Keys {
+		if err := cache.Set(ctx, key, value); err != nil {
+			return err
+		}
+	}
+	if err := fill(ctx, cache); err != nil {
+		return err
+	}
+	ready(node.Addr(), os.Getpid())
+	untilTold()
+	return nil
 }
 
 type ownGetter struct {

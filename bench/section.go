@@ -63,7 +63,7 @@ func sections() []*Section {
 		mixedSection(),
 		ratioSection(),
 		memorySection(),
-	}, peerSections())
+	}, peerSections(), []*Section{besideSection(), manySection()})
 }
 
 func sectionOf(name string) (*Section, error) {
