@@ -85,10 +85,8 @@ func (h *home) get(ctx context.Context, key string) (string, error) {
 	if h.err != nil {
 		return "", h.err
 	}
-	select {
-	case <-h.host.met:
-	case <-ctx.Done():
-		return "", ctx.Err()
+	if err := h.host.awaitMet(ctx); err != nil {
+		return "", err
 	}
 	stats := &h.group.Stats
 	value, from, err := h.cache.GetFrom(h.asOwn(ctx), key)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache"
@@ -27,6 +28,7 @@ type host struct {
 	least    int64 // peercache.Config.MaxBytes, to which groups add
 	maxValue int64
 	met      chan struct{} // closed when the peers were asked, or need not be
+	isMet    atomic.Bool   // the same, for those who ask all the time
 
 	mu    sync.Mutex
 	bytes int64 // guarded by mu; of the groups
@@ -56,7 +58,7 @@ func (r *registry) newHostLocked(cfg peercache.Config, pool *HTTPPool) (*host, e
 	h.node = node
 	r.countLocked()
 	if pool == nil {
-		close(h.met)
+		h.endMeet()
 	} else {
 		r.routines.Go(func() { h.meet(r.released) })
 	}
@@ -66,7 +68,7 @@ func (r *registry) newHostLocked(cfg peercache.Config, pool *HTTPPool) (*host, e
 // meet closes met once the node knows whom to ask for keys, or that nobody is
 // there.
 func (h *host) meet(released <-chan struct{}) {
-	defer close(h.met)
+	defer h.endMeet()
 	late := time.NewTimer(settleTime)
 	defer late.Stop()
 	look := time.NewTicker(lookEvery)
@@ -79,6 +81,24 @@ func (h *host) meet(released <-chan struct{}) {
 		case <-released:
 			return
 		}
+	}
+}
+
+func (h *host) endMeet() {
+	h.isMet.Store(true)
+	close(h.met)
+}
+
+// awaitMet waits until the peers were asked. The error is ctx's.
+func (h *host) awaitMet(ctx context.Context) error {
+	if h.isMet.Load() {
+		return nil
+	}
+	select {
+	case <-h.met:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

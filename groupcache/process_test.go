@@ -40,8 +40,17 @@ func TestMain(m *testing.M) {
 	case "new":
 		beNew()
 	default:
-		goleak.VerifyTestMain(m)
+		goleak.VerifyTestMain(released{m})
 	}
+}
+
+// released ends what examples have left behind in the package.
+type released struct{ *testing.M }
+
+// Run implements [goleak.TestingM].
+func (r released) Run() int {
+	defer groupcache.ReleaseStd()
+	return r.M.Run()
 }
 
 // failing is the key whose load always fails.

@@ -1,8 +1,6 @@
-// Against a program written for golang/groupcache one line has changed, the
-// import:
+// Against a program that was written for golang/groupcache one line has changed:
 //
-//   - "github.com/golang/groupcache"
-//   - "github.com/peercache/peercache/groupcache"
+//	import "github.com/peercache/peercache/groupcache" // was "github.com/golang/groupcache"
 //
 // Three processes of this machine serve colours by their names, as so many first
 // groupcache programs do. The parent starts them, asks each for each colour,
