@@ -39,7 +39,8 @@
 // What Set means for the cluster:
 //
 //   - A process whose own URL is among the peers is a member. One whose URL is
-//     not is a client: it asks the members and holds nothing.
+//     not is a client: it asks the members and holds nothing. While no member
+//     answers it asks by the original's protocol, and else loads each time.
 //   - A list that begins or ceases to name the process itself makes it a member
 //     or a client. A member that becomes a client hands its keys over first.
 //   - A living peer that is left out of another one's list stays a member: who

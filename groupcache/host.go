@@ -60,14 +60,14 @@ func (r *registry) newHostLocked(cfg peercache.Config, pool *HTTPPool) (*host, e
 	if pool == nil {
 		h.endMeet()
 	} else {
-		r.routines.Go(func() { h.meet(r.released) })
+		r.routines.Go(func() { h.meet(r.life) })
 	}
 	return h, nil
 }
 
 // meet closes met once the node knows whom to ask for keys, or that nobody is
 // there.
-func (h *host) meet(released <-chan struct{}) {
+func (h *host) meet(life context.Context) {
 	defer h.endMeet()
 	late := time.NewTimer(settleTime)
 	defer late.Stop()
@@ -78,7 +78,7 @@ func (h *host) meet(released <-chan struct{}) {
 		case <-look.C:
 		case <-late.C:
 			return
-		case <-released:
+		case <-life.Done():
 			return
 		}
 	}

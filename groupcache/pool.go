@@ -279,7 +279,7 @@ func (p *HTTPPool) move() {
 		p.r.homes.Lock()
 		part, some := p.part()
 		before := p.now
-		if !some || before.client == (part == asClient) || p.r.isReleased() {
+		if !some || before.client == (part == asClient) || p.r.life.Err() != nil {
 			p.moving = false
 			p.r.homes.Unlock()
 			return
@@ -292,7 +292,7 @@ func (p *HTTPPool) move() {
 		}
 		p.r.homes.Unlock()
 
-		ctx, cancel := p.r.within(settleTime)
+		ctx, cancel := context.WithTimeout(p.r.life, settleTime)
 		next.node.WaitReady(ctx)
 		cancel()
 
@@ -301,7 +301,7 @@ func (p *HTTPPool) move() {
 		p.r.moveLocked(next)
 		p.r.homes.Unlock()
 
-		ctx, cancel = p.r.within(leaveTime)
+		ctx, cancel = context.WithTimeout(p.r.life, leaveTime)
 		before.node.Shutdown(ctx)
 		cancel()
 		p.inbound.CompareAndSwap(before.node, nil)

@@ -21,10 +21,11 @@ const countEvery = time.Second
 // program is called but with making held.
 type registry struct {
 	startOnce sync.Once
-	making    sync.Mutex     // one NewGroup at a time
-	homes     sync.Mutex     // one change of what node a group is on at a time
-	routines  sync.WaitGroup // goroutines of the registry
-	released  chan struct{}  // closed to end them
+	making    sync.Mutex      // one NewGroup at a time
+	homes     sync.Mutex      // one change of what node a group is on at a time
+	routines  sync.WaitGroup  // goroutines of the registry
+	life      context.Context // ends them
+	stop      context.CancelFunc
 
 	mu      sync.RWMutex
 	groups  map[string]*Group                 // guarded by mu, like all below
@@ -38,7 +39,9 @@ type registry struct {
 }
 
 func newRegistry() *registry {
-	return &registry{groups: make(map[string]*Group), released: make(chan struct{})}
+	r := &registry{groups: make(map[string]*Group)}
+	r.life, r.stop = context.WithCancel(context.Background())
+	return r
 }
 
 // std is what the functions of the package work on. Programs that were written
@@ -227,7 +230,7 @@ func (r *registry) countLocked() {
 		for {
 			select {
 			case <-tick.C:
-			case <-r.released:
+			case <-r.life.Done():
 				return
 			}
 			for _, g := range r.all() {
@@ -237,27 +240,4 @@ func (r *registry) countLocked() {
 			}
 		}
 	})
-}
-
-// within returns a context that ends after d or with the registry.
-func (r *registry) within(d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	stop := make(chan struct{})
-	go func() {
-		select {
-		case <-r.released:
-			cancel()
-		case <-stop:
-		}
-	}()
-	return ctx, sync.OnceFunc(func() { cancel(); close(stop) })
-}
-
-func (r *registry) isReleased() bool {
-	select {
-	case <-r.released:
-		return true
-	default:
-		return false
-	}
 }

@@ -19,7 +19,7 @@ func (p *HTTPPool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !strings.HasPrefix(r.URL.Path, p.opts.BasePath) {
 		panic("HTTPPool serving unexpected path: " + r.URL.Path)
 	}
-	if r.Header.Get("Upgrade") != "" {
+	if strings.HasPrefix(r.Header.Get("Upgrade"), "peercache/") {
 		p.serveUpgrade(w, r)
 		return
 	}

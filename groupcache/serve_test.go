@@ -78,6 +78,11 @@ func TestOldProtocol(t *testing.T) {
 		w = httptest.NewRecorder()
 		p.ServeHTTP(w, upgrade)
 		require.Equal(t, 404, w.Code, "no part of a cluster")
+		other := request("/_groupcache/g/k")
+		other.Header.Set("Upgrade", "h2c") // as curl --http2 does
+		w = httptest.NewRecorder()
+		p.ServeHTTP(w, other)
+		require.Equal(t, 200, w.Code)
 	})
 }
 

@@ -19,7 +19,7 @@ const groupName = "things"
 
 // release ends all that a registry has started.
 func (r *registry) release() {
-	close(r.released)
+	r.stop()
 	r.routines.Wait()
 	r.homes.Lock()
 	defer r.homes.Unlock()
