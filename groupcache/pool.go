@@ -268,6 +268,7 @@ func (p *HTTPPool) beginLocked(part int) {
 	if h, err := p.startLocked(part); err == nil {
 		p.now = h
 		p.r.moveLocked(h)
+		p.r.endSoloLocked()
 	}
 }
 

@@ -2,6 +2,7 @@ package groupcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/peercache/peercache"
 	"github.com/peercache/peercache/peercachetest"
 )
 
@@ -81,7 +83,10 @@ func TestWithoutPeers(t *testing.T) {
 					p.mustGet("before")
 				}
 				require.EqualValues(t, 1, loads(p))
+				before := p.node()
 				p.pool.Set(peers...)
+				synctest.Wait()
+				require.Equal(t, len(peers) > 0, errors.Is(before.WaitReady(t.Context()), peercache.ErrClosed), "the node before is not kept")
 				for range 5 {
 					p.mustGet("k")
 					time.Sleep(time.Second)
@@ -176,5 +181,29 @@ func TestGetsWhileThePartChanges(t *testing.T) {
 		stop()
 		<-ended
 		require.EqualValues(t, keys, loads(all...))
+	})
+}
+
+// A load that is under way when the process gets its node goes on there.
+func TestSetWhileLoading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nw := peercachetest.NewNetwork()
+		p := newProcess(t, nw, urlOf(addrOf(0)), nil)
+		release := make(chan struct{})
+		g := p.r.newGroup("slow", 1<<20, GetterFunc(func(ctx context.Context, key string, dest Sink) error {
+			select {
+			case <-release:
+				return dest.SetString(key)
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}), GroupOptions{})
+		got := make(chan string)
+		go func() { got <- getString(t, g, "k") }()
+		synctest.Wait()
+		p.pool.Set(urls(2)...)
+		time.Sleep(time.Second)
+		close(release)
+		require.Equal(t, "k", <-got)
 	})
 }

@@ -218,6 +218,15 @@ func (r *registry) soloLocked() *host {
 	return r.solo
 }
 
+// endSoloLocked closes the node alone when no group is on it any more. Gets
+// under way on it begin again where their group is now.
+func (r *registry) endSoloLocked() {
+	if solo := r.solo; solo != nil {
+		r.solo = nil
+		r.routines.Go(func() { solo.node.Close() })
+	}
+}
+
 // countLocked starts the goroutine that keeps Stats up to date.
 func (r *registry) countLocked() {
 	if r.counting {
