@@ -77,10 +77,12 @@ func deflateTo(dst, body []byte) []byte {
 // inflate undoes deflate for a body of at most most bytes.
 func inflate(body []byte, most int) ([]byte, error) {
 	r := wire.NewReader(body)
-	switch r.Byte() {
-	case bodyPlain:
-		return r.Rest(), r.End()
-	case bodyDeflated:
+	switch kind := r.Byte(); {
+	case r.Err() != nil:
+		return nil, errSyncPage
+	case kind == bodyPlain:
+		return r.Rest(), nil
+	case kind == bodyDeflated:
 		size := r.Uvarint()
 		deflated := r.Rest()
 		if r.End() != nil || size > uint64(most) {
