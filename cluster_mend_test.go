@@ -95,6 +95,38 @@ func TestDeletedStaysDeletedForWhoWasAwayForLong(t *testing.T) {
 	})
 }
 
+func TestShardsFilledIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan peercache.ShardsFilled, 100)
+		c := peercachetest.NewCluster(t, 3, func(i int, cfg *peercache.Config) {
+			if i == 2 {
+				cfg.Events = &peercache.Events{ShardsFilled: func(f peercache.ShardsFilled) { told <- f }}
+			}
+		})
+		caches := plain(t, c)
+		for i := range 500 {
+			require.NoError(t, caches[0].Set(t.Context(), fmt.Sprint(i), "value"))
+		}
+		c.Kill(2)
+		c.WaitAgreeAmong(c.Nodes[:2]...)
+		for len(told) > 0 {
+			<-told
+		}
+		n := c.Restart(2)
+		c.WaitAgree()
+		synctest.Wait()
+		shards, bytes := 0, int64(0)
+		for len(told) > 0 {
+			f := <-told
+			shards, bytes = shards+f.Shards, bytes+f.Bytes
+		}
+		require.GreaterOrEqual(t, shards, n.Stats().ShardsOwned)
+		require.Positive(t, bytes)
+		require.Equal(t, n.Stats().SyncBytes, bytes)
+		require.Zero(t, n.Stats().ShardsSyncing)
+	})
+}
+
 // A silent owner's stand-in has the write too, should the silent one be dead
 // and the stamper die as well.
 func TestStandInHasWhatASilentOwnerMissed(t *testing.T) {

@@ -110,7 +110,8 @@
 //
 // An entry may vanish at any time to make room. When all owners of a key die
 // before the first was made up for, the key is gone. A loaded value is copied
-// to the replicas within 100 ms, once, and nobody waits for that.
+// to the replicas within 100 ms, and nobody waits for that; what is lost on the
+// way is made up for a second later.
 //
 // Two sides of a split both go on; the higher version wins when they meet.
 // Conditional writes are atomic within a view, and so on each side by itself.

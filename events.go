@@ -23,6 +23,15 @@ type Events struct {
 	MemberLeft func(Member)
 	// TableChanged is called when shards have other owners than before.
 	TableChanged func(TableChange)
+	// ShardsFilled is called when this node holds all that it should again,
+	// after some shards had to be filled or mended.
+	ShardsFilled func(ShardsFilled)
+}
+
+// A ShardsFilled says what it took until nothing was missing any more.
+type ShardsFilled struct {
+	Shards int   // that were filled or mended since nothing was missing last
+	Bytes  int64 // that were received for it
 }
 
 // A TableChange says what a new table changed for the node that tells of it.

@@ -45,6 +45,7 @@ type handoff struct {
 	from   map[int]*filling      // guarded by mu; the shards being filled or mended
 	lost   map[int]time.Duration // guarded by mu; shards owned no more, and since when
 	serial uint64                // guarded by mu; of the view that was followed last
+	since  ShardsFilled          // guarded by mu; what was filled since nothing was missing; Bytes is what had been received by then
 }
 
 // A filling is one attempt to fill a shard, from when the node came to own it,
@@ -440,9 +441,17 @@ func (h *handoff) filledUp(shard int, f *filling, heard []*shardFetch) {
 	h.n.adoptShard(shard, heard)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.from[shard] == f {
-		delete(h.from, shard)
-		h.state[shard].Store(shardFilled)
+	if h.from[shard] != f {
+		return
+	}
+	delete(h.from, shard)
+	h.state[shard].Store(shardFilled)
+	h.since.Shards++
+	if e := h.n.cfg.Events; e != nil && e.ShardsFilled != nil && len(h.from) == 0 {
+		received := h.received.Load()
+		now := ShardsFilled{Shards: h.since.Shards, Bytes: received - h.since.Bytes}
+		h.since = ShardsFilled{Bytes: received}
+		h.n.events.push(func() { e.ShardsFilled(now) })
 	}
 }
 
