@@ -74,11 +74,11 @@ var table = []mutation{
 		{"conditional.go", "fromRequest, &base)", "fromRequest, nil)"},
 	}},
 	{name: "7 a write waits for its owners", plan: "crash", seeds: 40, edits: []edit{
-		{"replication.go", "\t\tselect {\n\t\tcase <-d.done:\n\t\tcase <-ctx.Done():\n\t\t}\n", ""},
+		{"replication.go", "\t\tif !silent {\n\t\t\tselect {", "\t\tif silent {\n\t\t\tselect {"},
 		{"replication.go", "\t\t\toutcome.cause = ctx.Err()\n\t\t}\n\t\tfor _, i := range d.items {", "\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
 	}},
 	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 100, edits: []edit{
-		{"replication.go", "\t\tn.deliver(ctx, deliveries, outcome)\n\t\tif ctx.Err() != nil {", "\t\tn.deliver(ctx, deliveries, outcome)\n\t\tif ctx != nil {"},
+		{"replication.go", "deliveries, outcome, late)\n\t\tif ctx.Err() != nil {", "deliveries, outcome, late)\n\t\tif ctx != nil {"},
 	}},
 	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 40, edits: []edit{
 		{"replication.go", "n.clock.Elapsed() + tombstoneTime", "n.clock.Elapsed() + 1"},
