@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -37,6 +38,7 @@ type fetch struct {
 	result result // constant after done
 
 	waiting int                // guarded by fetchStripe.mu
+	callers []context.Context  // guarded by fetchStripe.mu, until it is sent; of all who joined
 	ctx     context.Context    // constant; of the first caller, without its end
 	cancel  context.CancelFunc // guarded by fetchStripe.mu; nil until it is sent
 }
@@ -75,11 +77,11 @@ func (fs *fetches) leave(shard int, key fetchKey) {
 
 func (fs *fetches) leaveLocked(s *fetchStripe, shard int, key fetchKey) {
 	f := s.byKey[key]
-	if f == nil || f.waiting == 0 {
+	if f == nil || !f.wanted() {
 		delete(s.byKey, key)
 		return
 	}
-	s.byKey[key] = nil
+	s.byKey[key], f.callers = nil, nil
 	var ctx context.Context
 	ctx, f.cancel = context.WithCancel(f.ctx)
 	if !fs.n.spawn(func(life context.Context) {
@@ -100,6 +102,12 @@ func (fs *fetches) leaveLocked(s *fetchStripe, shard int, key fetchKey) {
 	}
 }
 
+// wanted reports whether somebody waits for f whose context goes on: those who
+// leave together with the one before must not make a request of their own.
+func (f *fetch) wanted() bool {
+	return f.waiting > 0 && slices.ContainsFunc(f.callers, func(ctx context.Context) bool { return ctx.Err() == nil })
+}
+
 // share returns the result of run, or of another caller's, which begins after
 // the request under way has ended. run ends when all its callers have left.
 func (fs *fetches) share(ctx context.Context, shard int, key fetchKey, run func(ctx context.Context) result) result {
@@ -111,6 +119,7 @@ func (fs *fetches) share(ctx context.Context, shard int, key fetchKey, run func(
 		s.byKey[key] = f
 	}
 	f.waiting++
+	f.callers = append(f.callers, ctx)
 	if !busy { // the request under way has just ended
 		fs.leaveLocked(s, shard, key)
 	}
