@@ -120,8 +120,9 @@
 // An owner that says nothing for 250 ms is taken for silent, on a machine that
 // is out of breath too.
 //
-// # Tests
+// # Other packages
 //
 // Tests of programs that use peercache run whole clusters in memory and in
-// virtual time: see package peercachetest.
+// virtual time: see package peercachetest. Programs that were written for
+// golang/groupcache change one import line: see package groupcache.
 package peercache
