@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -49,7 +50,7 @@ func command(ctx context.Context, args []string, out, diag io.Writer) error {
 	}
 
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "# Results\n\nMade by `go run . %s` on %s, with %s, %s/%s, %d cores.\n", strings.Join(args, " "), time.Now().Format(time.DateOnly),
+	fmt.Fprintf(&text, "# Results\n\nMade by `go run . %s` on %s, with %s, %s/%s, %d cores.\n", spoken(flags), time.Now().Format(time.DateOnly),
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	fmt.Fprintf(&text, "Medians of the rounds, their range in parentheses; ×: ratio to the best competitor in the column.\n\n")
 	for _, s := range sections() {
@@ -75,4 +76,23 @@ func command(ctx context.Context, args []string, out, diag io.Writer) error {
 		return os.WriteFile(*write, text.Bytes(), 0o666)
 	}
 	return nil
+}
+
+// spoken is the command line without the names of folders and files, which say nothing elsewhere.
+func spoken(flags *flag.FlagSet) string {
+	var words []string
+	flags.Visit(func(f *flag.Flag) {
+		value := f.Value.String()
+		switch f.Name {
+		case "traces":
+			value = "DIR"
+		case "write":
+			value = filepath.Base(value)
+		}
+		words = append(words, "-"+f.Name)
+		if value != "true" {
+			words = append(words, value)
+		}
+	})
+	return strings.Join(words, " ")
 }
