@@ -214,7 +214,7 @@ func (p *peers) Send(to gossip.Peer, packet []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := r.gossip.send(packet); isGone(err) {
+	if err := r.gossip.send(datePacket(p.n.clock.Elapsed(), packet)); isGone(err) {
 		return err
 	}
 	return nil // only silent: the heartbeats find out

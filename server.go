@@ -279,7 +279,12 @@ func (in *inbound) putToUse(c *inboundConn) error {
 				return errNotAnnounced
 			}
 			from := gossip.Peer{Name: gossipName(c.peer.Incarnation), Addr: c.peer.Addr}
-			options.Packet = func(packet []byte) { g.Packet(from, packet) }
+			var age packetAge
+			options.Packet = func(dated []byte) {
+				if packet, ok := age.fresh(n.clock.Elapsed(), dated); ok {
+					g.Packet(from, packet)
+				}
+			}
 		} else {
 			if c.purpose == mux.PurposeCalls {
 				options.Fast = n.serveFast
