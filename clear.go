@@ -163,9 +163,8 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
 		for _, g := range byMember {
 			d := &delivery{to: g.owner, op: opFloor, body: encodeShards(sp.name, floor, g.shards), done: make(chan struct{})}
 			deliveries = append(deliveries, d)
-			if !n.spawn(func(life context.Context) { n.runDelivery(life, d) }) {
-				return ErrClosed
-			}
+			n.start(d)
+			defer d.leave()
 		}
 		for _, d := range deliveries {
 			select {
@@ -190,10 +189,10 @@ type shardGroup struct {
 
 // holdersOfShards lists, by member, shards that were not sent to it yet.
 func (n *Node) holdersOfShards(shards []int, sent map[uint64]map[int]bool) map[uint64]*shardGroup {
-	v, now := n.view.Load(), n.clock.Now()
+	v := n.view.Load()
 	groups := make(map[uint64]*shardGroup)
 	for _, shard := range shards {
-		for _, m := range v.takersOf(shard, now) {
+		for _, m := range v.holdersOf(shard) {
 			if m.Incarnation == n.incarnation || sent[m.Incarnation][shard] {
 				continue
 			}

@@ -272,7 +272,7 @@ func (n *Node) standIn(items []stamped, silent *delivery, sent map[uint64]map[in
 	}
 	v := n.view.Load()
 	without := v.without(silent.to.Incarnation)
-	deliveries := n.deliveriesTo(late, had, func(shard int) []Member { return v.appendMembers(nil, without, shard) })
+	deliveries := n.deliveriesTo(v, late, had, func(shard int) []Member { return v.appendMembers(nil, without, shard) })
 	for _, d := range deliveries {
 		n.spawn(func(life context.Context) {
 			ctx, cancel := context.WithTimeout(life, deliveryTimeout)
@@ -286,8 +286,10 @@ func (n *Node) standIn(items []stamped, silent *delivery, sent map[uint64]map[in
 type delivery struct {
 	to    Member
 	op    uint8
+	held  bool  // it holds the shard of one of the entries at least, and did not just own it until now
 	items []int // which of the entries
 	body  []byte
+	end   context.CancelFunc // ends the attempts, set by start
 	done  chan struct{}
 
 	above []outranked // constant after done, like err: which of items it holds something later of
@@ -297,14 +299,15 @@ type delivery struct {
 // deliveriesFor lists what has to be sent to whom beyond what was sent.
 func (n *Node) deliveriesFor(items []stamped, sent map[uint64]map[int]bool) []*delivery {
 	v, now := n.view.Load(), n.clock.Now()
-	return n.deliveriesTo(items, sent, func(shard int) []Member { return v.takersOf(shard, now) })
+	return n.deliveriesTo(v, items, sent, func(shard int) []Member { return v.takersOf(shard, now) })
 }
 
 // deliveriesTo is deliveriesFor for others than those who own the shards.
-func (n *Node) deliveriesTo(items []stamped, sent map[uint64]map[int]bool, takers func(shard int) []Member) []*delivery {
+func (n *Node) deliveriesTo(v *view, items []stamped, sent map[uint64]map[int]bool, takers func(shard int) []Member) []*delivery {
 	var deliveries []*delivery
 	for i := range items {
-		for _, m := range takers(shardOf(items[i].sp.keyspace, items[i].key)) {
+		shard := shardOf(items[i].sp.keyspace, items[i].key)
+		for _, m := range takers(shard) {
 			if m.Incarnation == n.incarnation || sent[m.Incarnation][i] {
 				continue
 			}
@@ -318,6 +321,7 @@ func (n *Node) deliveriesTo(items []stamped, sent map[uint64]map[int]bool, taker
 				deliveries = append(deliveries, &delivery{to: m, op: opApply, done: make(chan struct{})})
 			}
 			deliveries[j].items = append(deliveries[j].items, i)
+			deliveries[j].held = deliveries[j].held || v.holds(m.Incarnation, shard)
 		}
 	}
 	for _, d := range deliveries {
@@ -330,10 +334,8 @@ func (n *Node) deliveriesTo(items []stamped, sent map[uint64]map[int]bool, taker
 // called with those to owners that are silent.
 func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spreadOutcome, late func(*delivery)) {
 	for _, d := range deliveries {
-		if !n.spawn(func(life context.Context) { n.runDelivery(life, d) }) {
-			d.err = ErrClosed
-			close(d.done)
-		}
+		n.start(d)
+		defer d.leave()
 	}
 	patience := time.NewTimer(silence)
 	defer patience.Stop()
@@ -362,6 +364,9 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 		default:
 			outcome.cause = ctx.Err()
 		}
+		if !d.held {
+			continue
+		}
 		for _, i := range d.items {
 			outcome.missing[i] = append(outcome.missing[i], d.to)
 		}
@@ -369,12 +374,16 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 }
 
 // awaitSilent waits for a delivery that takes long. It returns false when
-// nobody has to: a joiner finds out what it missed before it is read from.
+// nobody has to: a joiner finds out what it missed before it is read from, and
+// a former owner that its time is over.
 func (n *Node) awaitSilent(ctx context.Context, d *delivery, late func(*delivery)) bool {
 	select {
 	case <-d.done:
 		return true
 	default:
+	}
+	if !d.held {
+		return false
 	}
 	late(d)
 	if m, ok := n.view.Load().find(d.to.Incarnation); ok && m.State == MemberJoining {
@@ -385,6 +394,28 @@ func (n *Node) awaitSilent(ctx context.Context, d *delivery, late func(*delivery
 	case <-ctx.Done():
 	}
 	return true
+}
+
+// start begins to bring a delivery to its owner.
+func (n *Node) start(d *delivery) {
+	ctx, end := context.WithCancel(n.life)
+	d.end = end
+	if !n.spawn(func(context.Context) { n.runDelivery(ctx, d) }) {
+		d.err = ErrClosed
+		close(d.done)
+	}
+}
+
+// leave ends the attempts soon, when nobody waits for them any more: so that a
+// silent owner does not make its peers gather what it has not confirmed. What
+// it missed it gets when the two of them compare.
+func (d *delivery) leave() {
+	select {
+	case <-d.done:
+		d.end()
+	default:
+		time.AfterFunc(deliveryTimeout, d.end)
+	}
 }
 
 // runDelivery tries until the owner has confirmed or is known to be gone.
