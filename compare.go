@@ -38,6 +38,7 @@ type compares struct {
 	agreed map[uint64]*[shardCount]uint32 // guarded by mu; by member, the changes at which it lacked nothing
 	done   [shardCount]uint32             // guarded by mu; the changes at which none lacked anything, in this view:
 	serial uint64                         // guarded by mu
+	total  uint64                         // guarded by mu; of all changes when all of them were agreed on last
 }
 
 func newCompares(n *Node) *compares {
@@ -71,6 +72,10 @@ type comparison struct {
 func (c *compares) round(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	total := c.n.vectors.total.Load()
+	if total == c.total && c.n.view.Load().serial == c.serial {
+		return // nothing is new
+	}
 	comparisons := c.dueLocked()
 	if len(comparisons) > 0 {
 		sleep(ctx, comparePause)
@@ -94,6 +99,9 @@ func (c *compares) round(ctx context.Context) {
 		}
 	}
 	c.pending.Store(int64(lacks))
+	if lacks == 0 {
+		c.total = total
+	}
 }
 
 // dueLocked lists what is to be compared with whom. It takes all of it for

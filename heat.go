@@ -23,21 +23,25 @@ type heat struct {
 	n      *Node
 	stored [heatSlots]atomic.Uint64 // hashes of what was read from the store
 	near   [heatSlots]atomic.Uint64 // hashes of what was read near, which the own store has not seen either
+	noted  atomic.Bool              // there is something to tell
 }
 
 func newHeat(n *Node) *heat { return &heat{n: n} }
 
 // note notes a read from the own store.
-func (h *heat) note(hash uint64) { noteIn(&h.stored, hash) }
+func (h *heat) note(hash uint64) { h.noteIn(&h.stored, hash) }
 
 // noteNear notes a read of a near value.
-func (h *heat) noteNear(hash uint64) { noteIn(&h.near, hash) }
+func (h *heat) noteNear(hash uint64) { h.noteIn(&h.near, hash) }
 
-func noteIn(slots *[heatSlots]atomic.Uint64, hash uint64) {
+func (h *heat) noteIn(slots *[heatSlots]atomic.Uint64, hash uint64) {
 	// Looked at first: a hot key is there already, and a cache line that is
 	// only read can be everywhere.
 	if slot := &slots[hash%heatSlots]; slot.Load() != hash {
 		slot.Store(hash)
+		if !h.noted.Load() {
+			h.noted.Store(true)
+		}
 	}
 }
 
@@ -48,7 +52,9 @@ func (h *heat) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		h.tell(ctx)
+		if h.noted.Swap(false) {
+			h.tell(ctx)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ type mark struct {
 // fills: a fill that is lost is loaded again.
 type vectors struct {
 	self   uint64
+	total  atomic.Uint64 // counts what may have changed in any shard
 	shards [shardCount]vector
 }
 
@@ -55,7 +56,7 @@ func (vs *vectors) number(shard int) uint64 {
 	defer v.mu.Unlock()
 	v.last++
 	v.ofLocked(vs.self).add(span{v.last, v.last})
-	v.changes.Add(1)
+	vs.changed(v)
 	return v.last
 }
 
@@ -68,7 +69,7 @@ func (vs *vectors) saw(shard int, stamper, number uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ofLocked(stamper).add(span{number, number})
-	v.changes.Add(1)
+	vs.changed(v)
 }
 
 // adopt notes that all that marks tell of was applied.
@@ -81,7 +82,7 @@ func (vs *vectors) adopt(shard int, marks []mark) {
 			v.ofLocked(m.stamper).add(span{1, m.upTo})
 		}
 	}
-	v.changes.Add(1)
+	vs.changed(v)
 }
 
 // marks returns how far this node is.
@@ -104,11 +105,18 @@ func (vs *vectors) drop(shard int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stampers = nil
-	v.changes.Add(1)
+	vs.changed(v)
 }
 
 // touch makes the others compare a shard although no write came.
-func (vs *vectors) touch(shard int) { vs.shards[shard].changes.Add(1) }
+func (vs *vectors) touch(shard int) { vs.changed(&vs.shards[shard]) }
+
+// changed makes the others compare a shard. The shard's count goes first: who
+// sees the total sees it too.
+func (vs *vectors) changed(v *vector) {
+	v.changes.Add(1)
+	vs.total.Add(1)
+}
 
 func (vs *vectors) changes(shard int) uint32 { return vs.shards[shard].changes.Load() }
 

@@ -81,7 +81,7 @@ func TestTLSPeers(t *testing.T) {
 					p.pool.Set(peers...)
 					listener, err := nw.Host(p.addr).Listen(p.addr)
 					require.NoError(t, err)
-					p.server = &http.Server{Handler: p.pool, TLSConfig: serverTLS}
+					p.server = &http.Server{Handler: p.pool, TLSConfig: serverTLS.Clone()} // the server changes it
 					if schemes[i] == "https" {
 						go p.server.ServeTLS(listener, "", "")
 					} else {

@@ -75,7 +75,7 @@ var table = []mutation{
 	}},
 	{name: "7 a write waits for its owners", plan: "crash", seeds: 40, edits: []edit{
 		{"replication.go", "\t\tif !silent {\n\t\t\tselect {", "\t\tif silent {\n\t\t\tselect {"},
-		{"replication.go", "\t\t\toutcome.cause = ctx.Err()\n\t\t}\n\t\tfor _, i := range d.items {", "\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
+		{"replication.go", "\t\tif !d.held {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {", "\t\tif d.held || !d.held {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
 	}},
 	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 100, edits: []edit{
 		{"replication.go", "deliveries, outcome, late)\n\t\tif ctx.Err() != nil {", "deliveries, outcome, late)\n\t\tif ctx != nil {"},
