@@ -56,6 +56,7 @@ func check(t testing.TB, s *Store) {
 					continue
 				}
 				live++
+				require.Equal(t, i, s.presence.next(rec.shard(), i), "a live record of a shard that is not said to be here")
 				ref := uint32(pos)&posMask | uint32(ring)<<31
 				slot := g.index.find(tagOf(mix(rec.hash())), ref)
 				require.GreaterOrEqual(t, slot, 0, "a live record that the index lacks")

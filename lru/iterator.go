@@ -12,7 +12,7 @@ import (
 // that moment; one that came, went or was replaced meanwhile may be shown or not. Expired entries are left
 // out. Hot entries come first, by Heat, as far as they are gathered at once: a shard of up to 65,536 entries is,
 // greater ones are gone through in several rounds. Iteration costs what the shard holds (with a great many shards in
-// a small Store a few shards together), and a visit to each segment.
+// a small Store a few shards together), and a visit to each segment that holds some of it.
 type Iterator struct {
 	s       *Store
 	shard   uint16
@@ -65,9 +65,14 @@ func (it *Iterator) Entry() Entry { return it.entry }
 func (it *Iterator) gather() bool {
 	s := it.s
 	it.found, it.next, it.same = it.found[:0], 0, 0
-	for it.segment < len(s.segments) && len(it.found) < gatherEntries {
-		g := &s.segments[it.segment]
-		it.segment++
+	for len(it.found) < gatherEntries {
+		i := s.presence.next(it.shard, it.segment)
+		if i == len(s.segments) {
+			it.segment = i
+			break
+		}
+		it.segment = i + 1
+		g := &s.segments[i]
 		g.walk(s, it.shard, func(r record, ref uint32) {
 			it.found = append(it.found, sighting{r.hash(), ref, g.meta(r, int(ref>>31)).Heat})
 		})
@@ -133,7 +138,7 @@ func (it *Iterator) take(g *segment, r record, ref uint32) bool {
 // returns. Entries stored meanwhile may be seen or not. Expired entries are seen too.
 func (s *Store) RemoveIf(shard uint16, f func(e Entry) bool) (removed int) {
 	shard = s.shard(shard)
-	for i := range s.segments {
+	for i := s.presence.next(shard, 0); i < len(s.segments); i = s.presence.next(shard, i+1) {
 		g := &s.segments[i]
 		g.walk(s, shard, func(r record, ref uint32) {
 			if f != nil && !f(g.entry(r, int(ref>>31))) {
@@ -177,7 +182,7 @@ func (g *segment) walkOnce(s *Store, shard uint16, seen *[2]uint64, hold bool, v
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	top := [2]uint64{g.rings[small].head, g.rings[main].head}
-	held, steps := true, 0
+	held, steps, met := true, 0, *seen != [2]uint64{}
 	for ring := main; ring >= small; ring-- {
 		if g.heads[ring] == nil {
 			continue
@@ -191,6 +196,7 @@ func (g *segment) walkOnce(s *Store, shard uint16, seen *[2]uint64, hold bool, v
 			rec := r.at(g.shape, pos)
 			before, in := r.before(pos, rec.link())
 			if !rec.dead() && rec.shard() == shard {
+				met = true
 				visit(rec, uint32(pos)&posMask|uint32(ring)<<31)
 			}
 			if steps++; steps == walkSteps && !hold {
@@ -203,5 +209,8 @@ func (g *segment) walkOnce(s *Store, shard uint16, seen *[2]uint64, hold bool, v
 		}
 	}
 	*seen = top
+	if held && !met {
+		s.presence.clear(shard, g.number)
+	}
 	return held
 }

@@ -23,7 +23,7 @@ const (
 type Options struct {
 	// MaxBytes bounds the memory of the Store: records, index, ghosts and all else that grows with use. 0 means
 	// DefaultMaxBytes, less than MinMaxBytes means MinMaxBytes. Memory is taken as entries come, not at once. The
-	// fixed size of the Store itself (under 1 KiB for each segment) comes on top.
+	// fixed size of the Store itself (under 1 KiB for each segment, and a bit for each of its shards) comes on top.
 	MaxBytes int64
 
 	// Shards is the number of shards that keys may name, 1 to MaxShards. 0 means 1.

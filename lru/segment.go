@@ -19,6 +19,7 @@ const (
 type segment struct {
 	mu sync.Mutex // guards all below but the atomics
 
+	number  int // in the Store
 	shape   *shape
 	index   index
 	rings   [2]ring
@@ -285,6 +286,7 @@ func (g *segment) push(s *Store, to int, units uint64, shard uint16, funds *int6
 	low := uint32(pos) & posMask
 	rec.setLink(*head)
 	*head = low
+	s.presence.set(shard, g.number)
 	return rec, low | uint32(to)<<31
 }
 

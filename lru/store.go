@@ -13,6 +13,7 @@ type Store struct {
 	now      func() time.Duration
 	onEvict  func(Entry, Reason)
 	segments []segment
+	presence presence
 
 	maxBytes atomic.Int64
 	limit    atomic.Int64    // of used: maxBytes less the reserve
@@ -45,11 +46,13 @@ func New(o Options) *Store {
 		s.now = func() time.Duration { return time.Since(start) }
 	}
 	s.segments = make([]segment, s.geometry.segments)
+	s.presence = newPresence(&s.geometry)
 	n := s.bound(o.MaxBytes)
 	sh := newShape(&s.geometry, n)
 	s.setBound(n, sh)
 	s.pool.reset(sh)
 	for i := range s.segments {
+		s.segments[i].number = i
 		s.segments[i].part = s.policy.part
 		s.segments[i].shape = sh
 	}
