@@ -650,3 +650,26 @@ func TestLoadManyStopsWhenAllHaveLeft(t *testing.T) {
 		require.Equal(t, running.Load(), stopped.Load())
 	})
 }
+
+// Coalesced counts those who shared a load, not the one that began it.
+func TestCoalescedCallersAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 1)
+		cache := newCache(t, c.Nodes[0], peercache.Options[string]{
+			Load: func(_ context.Context, key string) (string, error) {
+				time.Sleep(50 * time.Millisecond)
+				return "value of " + key, nil
+			},
+		})
+		var callers sync.WaitGroup
+		for range 10 {
+			callers.Go(func() { requireAll(t, "key", "value of key", cache) })
+		}
+		callers.Wait()
+		s := cache.Stats()
+		require.EqualValues(t, 1, s.Loads)
+		require.EqualValues(t, 9, s.Coalesced)
+		requireAll(t, "alone", "value of alone", cache)
+		require.EqualValues(t, 9, cache.Stats().Coalesced)
+	})
+}

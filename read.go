@@ -148,19 +148,19 @@ func (n *Node) loadHere(ctx context.Context, sp *space, key string, from *lender
 		f.base, f.v, f.keep = n.store.base(sp, key), n.hlc.next(), true
 	})
 	defer n.flights.leave(f)
-	for waited := false; ; waited = true {
+	for began := false; ; began = true {
 		turn := f.turn
 		if !sp.canLoad() && from == nil {
 			turn = nil // others may load it
 		}
 		select {
 		case <-f.done:
-			return n.outcome(sp, f, waited)
+			return n.outcome(sp, f, began)
 		default:
 		}
 		select {
 		case <-f.done:
-			return n.outcome(sp, f, waited)
+			return n.outcome(sp, f, began)
 		case <-ctx.Done():
 			return result{err: ctx.Err()}
 		case <-turn:
@@ -186,8 +186,10 @@ func (n *Node) loadHere(ctx context.Context, sp *space, key string, from *lender
 	}
 }
 
-func (n *Node) outcome(sp *space, f *flight, waited bool) result {
-	if waited {
+// outcome is what a flight ended with, for the caller that began the load and
+// for those that share it.
+func (n *Node) outcome(sp *space, f *flight, began bool) result {
+	if !began {
 		sp.count.coalesced.Add(1)
 	}
 	return f.result
