@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("sim.seeds", 0, "how many seeds to run; 0: as many as take about half a minute")
+	seeds = flag.Int("sim.seeds", 0, "how many seeds to run; 0: as many as take some seconds")
 	first = flag.Uint64("sim.first", 1, "the first of them")
 	seed  = flag.Uint64("sim.seed", 0, "the only seed to run, with all that happened")
 	times = flag.Int("sim.times", 1, "how often to run it")
