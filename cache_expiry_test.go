@@ -92,6 +92,7 @@ func TestNearTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		c := peercachetest.NewCluster(t, 4)
+		time.Sleep(2 * time.Second) // until nobody is told of writes for having been an owner
 		all := caches(t, c, peercache.Options[string]{NearTTL: time.Second})
 		key := keyOf(c, 0, 1)
 		require.NoError(t, all[0].Set(ctx, key, "one"))
