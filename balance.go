@@ -12,6 +12,9 @@ const (
 	// oldLatency is when a measured latency counts half: who has not been asked
 	// for long may have become faster.
 	oldLatency = time.Second
+	// clearlyLess is what part of another's cost one may have to be taken instead:
+	// what differs by less is noise, and would turn all requests to one side.
+	clearlyLess = 0.95
 	// busyCalls is how many requests under way make a member twice as costly.
 	busyCalls = 8
 )
@@ -50,7 +53,7 @@ func (n *Node) pick(v *view, owners []uint16) int {
 		j++
 	}
 	a, b := able[i], able[j]
-	if n.cost(v, owners[b]) < n.cost(v, owners[a]) {
+	if n.cost(v, owners[b]) < n.cost(v, owners[a])*clearlyLess {
 		return b
 	}
 	return a

@@ -161,7 +161,7 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
 		var cause error
 		deliveries := make([]*delivery, 0, len(byMember))
 		for _, g := range byMember {
-			d := &delivery{to: g.owner, op: opFloor, body: encodeShards(sp.name, floor, g.shards), done: make(chan struct{})}
+			d := &delivery{to: taker{Member: g.owner}, op: opFloor, body: encodeShards(sp.name, floor, g.shards), done: make(chan struct{})}
 			deliveries = append(deliveries, d)
 			n.start(d)
 			defer d.leave()
@@ -170,10 +170,10 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
 			select {
 			case <-d.done:
 				if d.err != nil {
-					missing, cause = append(missing, d.to), d.err
+					missing, cause = append(missing, d.to.Member), d.err
 				}
 			case <-ctx.Done():
-				missing, cause = append(missing, d.to), ctx.Err()
+				missing, cause = append(missing, d.to.Member), ctx.Err()
 			}
 		}
 		if len(missing) > 0 {

@@ -90,7 +90,7 @@ func (f *fills) take() (sends []func(ctx context.Context)) {
 		}
 		batch := items[:i]
 		items = items[i:]
-		for _, d := range f.n.deliveriesFor(batch, make(map[uint64]map[int]bool)) {
+		for _, d := range f.n.deliveriesFor(batch, make(sentTo)) {
 			sends = append(sends, func(ctx context.Context) { f.send(ctx, batch, d) })
 		}
 	}
@@ -108,7 +108,7 @@ func (f *fills) send(ctx context.Context, items []stamped, d *delivery) {
 	for i := range second.items {
 		second.items[i] = i
 	}
-	second.body = f.n.encodeApply(again, second.items)
+	second.body = f.n.encodeApply(again, second)
 	f.deliver(ctx, second)
 }
 
@@ -116,7 +116,7 @@ func (f *fills) send(ctx context.Context, items []stamped, d *delivery) {
 func (f *fills) deliver(ctx context.Context, d *delivery) []outranked {
 	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
 	defer cancel()
-	reply, err := f.n.peers.call(ctx, d.to, mux.Request{Op: opApply, Body: d.body}, nil)
+	reply, err := f.n.peers.call(ctx, d.to.Member, mux.Request{Op: opApply, Body: d.body}, nil)
 	if err != nil || reply.Code != replyOK {
 		return nil
 	}

@@ -42,10 +42,10 @@ type handoff struct {
 	received, sent atomic.Int64 // bytes
 
 	mu     sync.Mutex
-	from   map[int]*filling      // guarded by mu; the shards being filled or mended
-	lost   map[int]time.Duration // guarded by mu; shards owned no more, and since when
-	serial uint64                // guarded by mu; of the view that was followed last
-	since  ShardsFilled          // guarded by mu; what was filled since nothing was missing; Bytes is what had been received by then
+	from   map[int]*filling   // guarded by mu; the shards being filled or mended
+	lost   map[int]*lostShard // guarded by mu; shards that are not held, of which there is something all the same
+	serial uint64             // guarded by mu; of the view that was followed last
+	since  ShardsFilled       // guarded by mu; what was filled since nothing was missing; Bytes is what had been received by then
 }
 
 // A filling is one attempt to fill a shard, from when the node came to own it,
@@ -55,6 +55,21 @@ type filling struct {
 	all    bool     // all holders have to be heard, and not only those in former
 	absent bool     // it was only away: who has applied no more than this node has nothing for it
 	former []Member // who else may have it: its owners before, another side's, or who has what was missed
+}
+
+// A lostShard is one that this node does not hold, and what is left there all
+// the same.
+type lostShard struct {
+	since time.Duration
+	owned bool                // it was held until then
+	owed  bool                // to those who hold it now: a side of a split had it, and nobody has copied it yet
+	kept  map[uint64]struct{} // hashes of what came since from who sees another table, or takes this node for a stand-in
+}
+
+// outdated reports whether what was held before may have been replaced without
+// this node being told.
+func (l *lostShard) outdated(now time.Duration) bool {
+	return l.owned && !l.owed && now-l.since > formerGrace/2
 }
 
 // A round is what fills shards, or what mends them: neither waits for the
@@ -70,7 +85,7 @@ func newHandoff(n *Node) *handoff {
 		fills: round{wake: make(chan struct{}, 1)},
 		mends: round{mend: true, wake: make(chan struct{}, 1)},
 		from:  make(map[int]*filling),
-		lost:  make(map[int]time.Duration),
+		lost:  make(map[int]*lostShard),
 	}
 }
 
@@ -137,7 +152,6 @@ func (h *handoff) follow(before, after *view) (lost bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := h.n.clock.Elapsed()
 	met := metActive(before, after, h.n.incarnation)
 	if len(met) > 0 {
 		h.merges.Add(1)
@@ -153,7 +167,7 @@ func (h *handoff) follow(before, after *view) (lost bool) {
 			h.state[shard].CompareAndSwap(shardFilled, shardUnfilled)
 		case was && !is:
 			lost = true
-			h.lost[shard] = now
+			h.lost[shard] = &lostShard{since: h.n.clock.Elapsed(), owned: true, owed: len(met) > 0}
 			h.state[shard].Store(shardForeign)
 			delete(h.from, shard)
 		}
@@ -178,12 +192,21 @@ func metActive(before, after *view, self uint64) (met []Member) {
 }
 
 // gainLocked begins to fill a shard, unless there is nobody to fill it from.
-// What is left of an earlier ownership stays: it is not older than the grace,
-// and compared with what the others have as after an absence. met are the
-// members of another side, who may have had it there.
+// What is left of an earlier ownership goes, unless it is so short ago that this
+// node was told of all writes since. met are the members of another side, who
+// may have had the shard there.
 func (h *handoff) gainLocked(shard int, before, after *view, met []Member) {
-	_, kept := h.lost[shard]
-	delete(h.lost, shard)
+	kept := false
+	if l := h.lost[shard]; l != nil {
+		delete(h.lost, shard)
+		kept = len(l.kept) > 0
+		if l.outdated(h.n.clock.Elapsed()) {
+			h.n.store.keepOnly(shard, l.kept)
+			h.n.vectors.drop(shard)
+		} else {
+			kept = true
+		}
+	}
 	self := func(m Member) bool { return m.Incarnation == h.n.incarnation }
 	former := slices.DeleteFunc(before.holdersOf(shard), self)
 	if len(former) == 0 && len(slices.DeleteFunc(after.holdersOf(shard), self)) == 0 {
@@ -230,16 +253,39 @@ func (h *handoff) behind(ahead Member, shards []int) {
 	h.wakeUp()
 }
 
-// keepForAWhile notes that something came of a shard that this node does not
-// hold: by who sees another table, or who takes this node for a stand-in.
-func (h *handoff) keepForAWhile(shard int) {
+// keepForAWhile notes that an entry came of a shard that this node does not
+// hold: by who sees another table, who takes this node for a stand-in, or who
+// knows that it was an owner until now.
+func (h *handoff) keepForAWhile(shard int, hash uint64, former bool) {
 	if h.state[shard].Load() != shardForeign {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, kept := h.lost[shard]; !kept && h.state[shard].Load() == shardForeign {
-		h.lost[shard] = h.n.clock.Elapsed()
+	if h.state[shard].Load() != shardForeign {
+		return
+	}
+	l := h.lost[shard]
+	if l == nil {
+		l = &lostShard{since: h.n.clock.Elapsed()}
+		h.lost[shard] = l
+	}
+	if former {
+		l.owned = true
+		return
+	}
+	if l.kept == nil {
+		l.kept = make(map[uint64]struct{})
+	}
+	l.kept[hash] = struct{}{}
+}
+
+// copied notes that a holder has copied a shard from here.
+func (h *handoff) copied(shard int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.lost[shard]; l != nil {
+		l.owed = false
 	}
 }
 
@@ -460,8 +506,8 @@ func (h *handoff) dropLost() {
 	now := h.n.clock.Elapsed()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for shard, since := range h.lost {
-		if now-since > dropGrace {
+	for shard, l := range h.lost {
+		if now-l.since > dropGrace {
 			delete(h.lost, shard)
 			h.n.store.drop(shard)
 			h.n.vectors.drop(shard)

@@ -24,16 +24,19 @@ const (
 	pingTimeout  = time.Second
 )
 
+var processStart = time.Now()
+
 // health is what a node thinks of a peer's answers. It may be used
 // concurrently.
 type health struct {
-	latency atomic.Int64 // smoothed time of a request that needed no load, nanoseconds
-	tail    atomic.Int64 // the time that one request in hedgeShare takes longer than
-	asked   atomic.Int64 // requests of which latencies are measured
-	load    atomic.Int64 // requests that it was working on when it last said so
-	silent  atomic.Bool  // it is out of the request path until it answers again
-	stuck   atomic.Pointer[breaker]
-	trips   atomic.Int64 // how often stuck was set
+	latency  atomic.Int64 // smoothed time of a request that needed no load, nanoseconds
+	observed atomic.Int64 // when latency changed last, nanoseconds after processStart
+	tail     atomic.Int64 // the time that one request in hedgeShare takes longer than
+	asked    atomic.Int64 // requests of which latencies are measured
+	load     atomic.Int64 // requests that it was working on when it last said so
+	silent   atomic.Bool  // it is out of the request path until it answers again
+	stuck    atomic.Pointer[breaker]
+	trips    atomic.Int64 // how often stuck was set
 
 	mu      sync.Mutex
 	pinging bool  // guarded by mu
@@ -49,10 +52,15 @@ type breaker struct {
 
 // observe notes how long a request took.
 func (h *health) observe(d time.Duration) {
+	now := int64(time.Since(processStart))
+	age := now - h.observed.Swap(now)
 	if latency := h.latency.Load(); latency == 0 {
 		h.latency.Store(int64(d))
 	} else {
-		h.latency.Store(latency + (int64(d)-latency)/8)
+		// The older what is known, the more weighs what is new: a peer that was
+		// slow is asked seldom.
+		weight := max(1.0/8, float64(age)/float64(age+int64(oldLatency)))
+		h.latency.Store(latency + int64(weight*float64(int64(d)-latency)))
 	}
 	// A quantile that is followed by steps: where the steps up and down
 	// balance, one in hedgeShare is above it (Tierney, "A Space-Efficient

@@ -127,13 +127,14 @@ func (n *Node) announce() error {
 			a, err := decodeAnnouncement(0, meta)
 			return a.Addr, err == nil
 		},
-		Link:     n.peers,
-		Interval: n.cfg.Heartbeat.Interval,
-		Timeout:  n.cfg.Heartbeat.Timeout,
-		Changed:  n.wake,
-		Now:      n.clock.Now,
-		Offset:   n.compareClock,
-		Logger:   n.log,
+		Link:       n.peers,
+		Interval:   n.cfg.Heartbeat.Interval,
+		Timeout:    n.cfg.Heartbeat.Timeout,
+		Changed:    n.wake,
+		Now:        n.clock.Now,
+		Offset:     n.compareClock,
+		SinceHeard: n.peers.sinceHeard,
+		Logger:     n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("peercache: gossip: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"strconv"
 	"sync"
@@ -258,4 +259,17 @@ func isGone(err error) bool {
 func isSelf(err error) bool {
 	var refusal *mux.HandshakeError
 	return errors.As(err, &refusal) && refusal.Code == mux.RefusedSelf
+}
+
+// sinceHeard returns how long ago a member of a name in gossip last answered a
+// call.
+func (p *peers) sinceHeard(name string) time.Duration {
+	if incarnation, err := parseIncarnation(name); err == nil {
+		if r := p.find(incarnation); r != nil {
+			if conn := r.calls.live.Load(); conn != nil {
+				return conn.SinceHeard()
+			}
+		}
+	}
+	return math.MaxInt64
 }

@@ -236,7 +236,7 @@ func (o *spreadOutcome) errorOf(i int) error {
 // view no more. When ctx ends first the rest goes on in the background.
 func (n *Node) spread(ctx context.Context, items []stamped) *spreadOutcome {
 	outcome := newOutcome()
-	sent := make(map[uint64]map[int]bool) // by incarnation: the items that it was sent
+	sent := make(sentTo)
 	for {
 		// The tables are read again before the end: an owner that appeared
 		// while the others were being told has not got it from anybody.
@@ -256,37 +256,50 @@ func (n *Node) spread(ctx context.Context, items []stamped) *spreadOutcome {
 // standIn sends what a silent owner has not confirmed to those who would own
 // it without that one, too: there is then one copy more if the silent one is
 // dead and this node dies as well. Nobody waits for that.
-func (n *Node) standIn(items []stamped, silent *delivery, sent map[uint64]map[int]bool) {
+func (n *Node) standIn(items []stamped, silent *delivery, sent sentTo) {
 	late := make([]stamped, len(silent.items))
-	had := make(map[uint64]map[int]bool) // by whom, of those
+	had := make(sentTo)
 	for i, item := range silent.items {
 		late[i] = items[item]
 		for incarnation, all := range sent {
 			if all[item] {
-				if had[incarnation] == nil {
-					had[incarnation] = make(map[int]bool)
-				}
-				had[incarnation][i] = true
+				had.note(incarnation, i, true)
 			}
 		}
 	}
 	v := n.view.Load()
 	without := v.without(silent.to.Incarnation)
-	deliveries := n.deliveriesTo(v, late, had, func(shard int) []Member { return v.appendMembers(nil, without, shard) })
+	deliveries := n.deliveriesTo(late, had, func(shard int) []taker { return keepers(v.appendMembers(nil, without, shard)) })
 	for _, d := range deliveries {
 		n.spawn(func(life context.Context) {
 			ctx, cancel := context.WithTimeout(life, deliveryTimeout)
 			defer cancel()
-			n.peers.call(ctx, d.to, mux.Request{Op: opApply, Body: d.body}, nil)
+			n.peers.call(ctx, d.to.Member, mux.Request{Op: opApply, Body: d.body}, nil)
 		})
 	}
 }
 
-// A delivery is what one owner gets of some entries.
+// A sentTo notes, by incarnation, which items a member was sent: true if to
+// keep them, false if as a former owner of their shards.
+type sentTo map[uint64]map[int]bool
+
+func (s sentTo) note(incarnation uint64, item int, kept bool) {
+	if s[incarnation] == nil {
+		s[incarnation] = make(map[int]bool)
+	}
+	s[incarnation][item] = kept
+}
+
+// lacks reports whether a taker is still to be sent an item.
+func (s sentTo) lacks(t taker, item int) bool {
+	kept, sent := s[t.Incarnation][item]
+	return !sent || !kept && !t.former
+}
+
+// A delivery is what one member gets of some entries.
 type delivery struct {
-	to    Member
+	to    taker
 	op    uint8
-	held  bool  // it holds the shard of one of the entries at least, and did not just own it until now
 	items []int // which of the entries
 	body  []byte
 	end   context.CancelFunc // ends the attempts, set by start
@@ -297,35 +310,32 @@ type delivery struct {
 }
 
 // deliveriesFor lists what has to be sent to whom beyond what was sent.
-func (n *Node) deliveriesFor(items []stamped, sent map[uint64]map[int]bool) []*delivery {
+func (n *Node) deliveriesFor(items []stamped, sent sentTo) []*delivery {
 	v, now := n.view.Load(), n.clock.Now()
-	return n.deliveriesTo(v, items, sent, func(shard int) []Member { return v.takersOf(shard, now) })
+	return n.deliveriesTo(items, sent, func(shard int) []taker { return v.takersOf(shard, now) })
 }
 
-// deliveriesTo is deliveriesFor for others than those who own the shards.
-func (n *Node) deliveriesTo(v *view, items []stamped, sent map[uint64]map[int]bool, takers func(shard int) []Member) []*delivery {
+// deliveriesTo is deliveriesFor for any takers of a shard's writes.
+func (n *Node) deliveriesTo(items []stamped, sent sentTo, takers func(shard int) []taker) []*delivery {
 	var deliveries []*delivery
 	for i := range items {
-		shard := shardOf(items[i].sp.keyspace, items[i].key)
-		for _, m := range takers(shard) {
-			if m.Incarnation == n.incarnation || sent[m.Incarnation][i] {
+		for _, to := range takers(shardOf(items[i].sp.keyspace, items[i].key)) {
+			if to.Incarnation == n.incarnation || !sent.lacks(to, i) {
 				continue
 			}
-			if sent[m.Incarnation] == nil {
-				sent[m.Incarnation] = make(map[int]bool)
-			}
-			sent[m.Incarnation][i] = true
-			j := slices.IndexFunc(deliveries, func(d *delivery) bool { return d.to.Incarnation == m.Incarnation })
+			sent.note(to.Incarnation, i, !to.former)
+			j := slices.IndexFunc(deliveries, func(d *delivery) bool {
+				return d.to.Incarnation == to.Incarnation && d.to.former == to.former
+			})
 			if j < 0 {
 				j = len(deliveries)
-				deliveries = append(deliveries, &delivery{to: m, op: opApply, done: make(chan struct{})})
+				deliveries = append(deliveries, &delivery{to: to, op: opApply, done: make(chan struct{})})
 			}
 			deliveries[j].items = append(deliveries[j].items, i)
-			deliveries[j].held = deliveries[j].held || v.holds(m.Incarnation, shard)
 		}
 	}
 	for _, d := range deliveries {
-		d.body = n.encodeApply(items, d.items)
+		d.body = n.encodeApply(items, d)
 	}
 	return deliveries
 }
@@ -364,11 +374,11 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 		default:
 			outcome.cause = ctx.Err()
 		}
-		if !d.held {
+		if d.to.former {
 			continue
 		}
 		for _, i := range d.items {
-			outcome.missing[i] = append(outcome.missing[i], d.to)
+			outcome.missing[i] = append(outcome.missing[i], d.to.Member)
 		}
 	}
 }
@@ -382,7 +392,7 @@ func (n *Node) awaitSilent(ctx context.Context, d *delivery, late func(*delivery
 		return true
 	default:
 	}
-	if !d.held {
+	if d.to.former {
 		return false
 	}
 	late(d)
@@ -426,7 +436,7 @@ func (n *Node) runDelivery(life context.Context, d *delivery) {
 			return // the table without it is what counts now
 		}
 		ctx, cancel := context.WithTimeout(life, deliveryTimeout)
-		reply, err := n.peers.call(ctx, d.to, mux.Request{Op: d.op, Body: d.body}, nil)
+		reply, err := n.peers.call(ctx, d.to.Member, mux.Request{Op: d.op, Body: d.body}, nil)
 		cancel()
 		switch {
 		case err == nil && reply.Code == replyOK:
@@ -443,15 +453,17 @@ func (n *Node) runDelivery(life context.Context, d *delivery) {
 	d.err = ErrClosed
 }
 
-// encodeApply is the body of opApply: entries of any caches.
-func (n *Node) encodeApply(items []stamped, which []int) []byte {
+// encodeApply is the body of opApply: whether they go to a former owner, and
+// entries of any caches.
+func (n *Node) encodeApply(items []stamped, d *delivery) []byte {
 	size := 16
-	for _, i := range which {
+	for _, i := range d.items {
 		size += 96 + len(items[i].key) + len(items[i].entry.value)
 	}
 	t := n.timer(0)
-	b := wire.AppendUvarint(make([]byte, 0, size), uint64(len(which)))
-	for _, i := range which {
+	b := wire.AppendBool(make([]byte, 0, size), d.to.former)
+	b = wire.AppendUvarint(b, uint64(len(d.items)))
+	for _, i := range d.items {
 		it := &items[i]
 		b = wire.AppendString(b, it.sp.name)
 		b = wire.AppendString(b, it.key)
@@ -469,7 +481,7 @@ func (n *Node) encodeApply(items []stamped, which []int) []byte {
 func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Request) mux.Reply {
 	r := wire.NewReader(req.Body)
 	t := n.timer(from.Incarnation)
-	count := r.Count(maxBatchItems, 20)
+	former, count := r.Bool(), r.Count(maxBatchItems, 20)
 	var higher []byte
 	var highers uint64
 	var news []stamped
@@ -486,7 +498,7 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 		if !n.hlc.observe(it.entry.order.v.time) {
 			return errorReply(fmt.Errorf("%w: the stamp is from a clock that is far ahead", ErrUnavailable))
 		}
-		held, applied := n.applyFrom(&it)
+		held, applied := n.applyFrom(&it, former)
 		if applied && it.op != 0 && n.operations.applied(it.op, it.entry.order.w) {
 			news = append(news, it)
 		}
@@ -501,20 +513,21 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 		return mux.Reply{Code: replyMalformed}
 	}
 	if len(news) > 0 && req.Fields.Digest != n.view.Load().digest {
-		sent := make(map[uint64]map[int]bool)
-		sent[from.Incarnation] = make(map[int]bool)
+		sent := make(sentTo)
 		for i := range news {
-			sent[from.Incarnation][i] = true
+			sent.note(from.Incarnation, i, true)
 		}
 		n.deliver(ctx, n.deliveriesFor(news, sent), newOutcome(), func(*delivery) {})
 	}
 	return mux.Reply{Body: append(wire.AppendUvarint(nil, highers), higher...)}
 }
 
-// applyFrom applies what its stamper, or who loaded it, sent.
-func (n *Node) applyFrom(it *stamped) (held standing, applied bool) {
-	shard := shardOf(it.sp.keyspace, it.key)
-	n.handoff.keepForAWhile(shard)
+// applyFrom applies what its stamper, or who loaded it, sent; former if to a
+// former owner.
+func (n *Node) applyFrom(it *stamped, former bool) (held standing, applied bool) {
+	hash := hashOf(it.sp.keyspace, it.key)
+	shard := shardOfHash(hash)
+	n.handoff.keepForAWhile(shard, hash, former)
 	held, applied, err := n.applyStaged(it.sp, it.key, it.op, it.entry)
 	if err != nil {
 		// It cannot be held here, where there is less memory than at its
@@ -535,7 +548,7 @@ func (n *Node) applyFrom(it *stamped) (held standing, applied bool) {
 func (n *Node) readApplied(body []byte, d *delivery) (above []outranked, err error) {
 	r := wire.NewReader(body)
 	for range r.Count(len(d.items), 19) {
-		a := outranked{item: int(r.Uvarint()), at: d.to, entry: r.Bool(), by: readOrder(&r)}
+		a := outranked{item: int(r.Uvarint()), at: d.to.Member, entry: r.Bool(), by: readOrder(&r)}
 		if a.item >= len(d.items) {
 			return nil, errors.New("peercache: reply to opApply names an entry that was not sent")
 		}

@@ -350,6 +350,17 @@ func (s *store) drop(shard int) {
 	s.floors[shard].Store(nil)
 }
 
+// keepOnly empties a shard that this node comes to own again, floors included,
+// but for some entries.
+func (s *store) keepOnly(shard int, hashes map[uint64]struct{}) {
+	if len(hashes) == 0 {
+		s.drop(shard)
+		return
+	}
+	s.dropIf(shard, func(e *lru.Entry) bool { _, kept := hashes[e.Hash]; return !kept })
+	s.floors[shard].Store(nil)
+}
+
 // standing returns what a new entry of a key has to be above: what is held,
 // expired or not, or the floor that stands for what is not.
 func (s *store) standing(sp *space, key string) standing {

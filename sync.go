@@ -250,6 +250,9 @@ func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request
 			break
 		}
 		after = 0
+		if !hot {
+			n.handoff.copied(s.shard)
+		}
 		if done++; len(records) > syncBytes {
 			break
 		}

@@ -49,14 +49,34 @@ func formerTables(before *view, current *table, now time.Time) (former []formerT
 	return former
 }
 
-// takersOf lists the members that a write to a shard is sent to: its holders,
-// and for a while those who owned it before.
-func (v *view) takersOf(shard int, now time.Time) []Member {
-	takers := v.holdersOf(shard)
+// A taker is a member that writes to a shard are sent to: to keep them, or
+// because it may still be read from though it is a former owner.
+type taker struct {
+	Member
+	former bool
+}
+
+func keepers(members []Member) []taker {
+	takers := make([]taker, len(members))
+	for i, m := range members {
+		takers[i].Member = m
+	}
+	return takers
+}
+
+// takersOf lists who gets the writes to a shard: its holders, and for a while
+// those who owned it before.
+func (v *view) takersOf(shard int, now time.Time) []taker {
+	members := v.holdersOf(shard)
+	holders := len(members)
 	for _, f := range v.former {
 		if f.until.After(now) {
-			takers = v.appendMembers(takers, f.table, shard)
+			members = v.appendMembers(members, f.table, shard)
 		}
+	}
+	takers := keepers(members)
+	for i := holders; i < len(takers); i++ {
+		takers[i].former = true
 	}
 	return takers
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"time"
 )
@@ -95,6 +96,10 @@ type Config struct {
 	// measured over a round trip of the given time; half of that is the
 	// greatest error. It is called at most once per Interval. May be nil.
 	Offset func(name string, offset, rtt time.Duration)
+	// SinceHeard tells how long ago a member was last heard from in other ways
+	// than by gossip. Who is heard from is not dead, whatever others say. May be
+	// nil.
+	SinceHeard func(name string) time.Duration
 	// Logger gets what memberlist has to say; nil: silence.
 	Logger *slog.Logger
 }
@@ -116,6 +121,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Offset == nil {
 		c.Offset = func(string, time.Duration, time.Duration) {}
+	}
+	if c.SinceHeard == nil {
+		c.SinceHeard = func(string) time.Duration { return math.MaxInt64 }
 	}
 	var faults []error
 	fault := func(wrong bool, format string, args ...any) {

@@ -172,3 +172,46 @@ func TestJoinMergesSplit(t *testing.T) {
 		})
 	}
 }
+
+// TestEndOfSplitLosesNobody: while the sides still tell their own that the
+// others are dead, the split ends, and those hear it of themselves. Whoever has
+// heard from them knows better.
+func TestEndOfSplitLosesNobody(t *testing.T) {
+	for split := 1800 * time.Millisecond; split < 3*time.Second; split += 100 * time.Millisecond {
+		t.Run(split.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				all := n.cluster(7)
+				sides := [][]*peer{all[:3], all[3:]}
+				n.split(sides[0], sides[1], drop)
+				time.Sleep(split)
+				n.split(sides[0], sides[1], pass)
+				for range 3000 {
+					for _, side := range sides {
+						for _, p := range side {
+							require.Subset(t, p.list(), names(side))
+						}
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+		})
+	}
+}
+
+// TestHeardElsewhere: a member from which nothing came by gossip is believed
+// to live as long as it is heard from in another way.
+func TestHeardElsewhere(t *testing.T) {
+	for _, heard := range []time.Duration{0, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			all := n.cluster(2, func(c *Config) { c.SinceHeard = func(string) time.Duration { return heard } })
+			n.split(all[:1], all[1:], drop)
+			time.Sleep(1300 * time.Millisecond)
+			dead := encode(kindDead, "Incarnation", 1, "Node", all[1].name, "From", someone)
+			all[0].Packet(Peer{Name: someone}, withCRC(dead))
+			time.Sleep(time.Millisecond)
+			require.Equal(t, heard == 0, len(all[0].list()) == 2)
+		})
+	}
+}

@@ -308,13 +308,17 @@ func (g *Gossip) receive() {
 		case <-g.ctx.Done():
 			return
 		case p := <-g.inbox:
-			relay := false
+			relay, doubted := false, false
 			if check(p.b, func(m message) {
 				relay = relay || m.kind == kindIndirectPing
+				doubted = g.doubt(&m) || doubted
 				g.table.learn(m)
 			}) != nil {
 				g.refused.Add(1)
 				continue
+			}
+			if doubted {
+				seal(p.b)
 			}
 			if relay && g.transport.busy() {
 				g.dropped.Add(1)

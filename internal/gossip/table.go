@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -44,6 +45,8 @@ type entry struct {
 	left bool
 	at   time.Time // since when it is what it is
 
+	heard time.Time // when it last sent something
+
 	// The last message that suspects it or calls it dead, and its incarnation
 	// or that of a later message that says that it is alive.
 	accusation []byte
@@ -70,7 +73,7 @@ func (t *table) up(name, addr string, meta []byte) {
 	defer t.mu.Unlock()
 	e := &entry{addr: addr, meta: bytes.Clone(meta), live: true, at: time.Now()}
 	if old := t.members[name]; old != nil {
-		e.inc = old.inc
+		e.inc, e.heard = old.inc, old.heard
 	}
 	t.members[name] = e
 }
@@ -119,9 +122,10 @@ func (t *table) heard(name, addr string) (lost bool, accusation []byte) {
 		if len(t.members) >= MaxMembers {
 			return false, nil
 		}
-		t.members[name] = &entry{addr: addr, at: now}
+		t.members[name] = &entry{addr: addr, at: now, heard: now}
 		return true, nil
 	}
+	e.heard = now
 	if !e.live && addr != "" {
 		e.addr = addr
 	}
@@ -136,6 +140,16 @@ func (t *table) heard(name, addr string) (lost bool, accusation []byte) {
 		accusation = e.accusation
 	}
 	return !e.live, accusation
+}
+
+// sinceHeard returns how long ago a member last sent something.
+func (t *table) sinceHeard(name string) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.members[name]; e != nil && !e.heard.IsZero() {
+		return time.Since(e.heard)
+	}
+	return math.MaxInt64
 }
 
 // suspects returns the live members that we suspect ourselves, and the message

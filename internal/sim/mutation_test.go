@@ -75,7 +75,7 @@ var table = []mutation{
 	}},
 	{name: "7 a write waits for its owners", plan: "crash", seeds: 40, edits: []edit{
 		{"replication.go", "\t\tif !silent {\n\t\t\tselect {", "\t\tif silent {\n\t\t\tselect {"},
-		{"replication.go", "\t\tif !d.held {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {", "\t\tif d.held || !d.held {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
+		{"replication.go", "\t\tif d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {", "\t\tif d.to.former || !d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
 	}},
 	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 100, edits: []edit{
 		{"replication.go", "deliveries, outcome, late)\n\t\tif ctx.Err() != nil {", "deliveries, outcome, late)\n\t\tif ctx != nil {"},
@@ -88,6 +88,9 @@ var table = []mutation{
 	}},
 	{name: "8 what is forgotten leaves a floor", plan: "tiny", seeds: 60, edits: []edit{
 		{"store.go", "!w.IsZero() {\n\t\ts.raiseGC", "w.IsZero() {\n\t\ts.raiseGC"},
+	}},
+	{name: "8 who owns a shard again starts empty", plan: "away", seeds: 100, edits: []edit{
+		{"handoff.go", "if l.outdated(h.n.clock.Elapsed()) {", "if l == nil {"},
 	}},
 	{name: "9 who owns nothing says so", plan: "storm", seeds: 40, edits: []edit{
 		{"read.go", "return n.notOwnerReply(v, shard)", "return mux.Reply{Code: replyAbsent}"},
