@@ -169,6 +169,9 @@ func (w *World) look() bool {
 	w.mu.Lock()
 	unsettled, flux := w.unsettled, w.fluxLocked()
 	sides := w.sidesLocked()
+	if w.apartLocked() {
+		sides = nil
+	}
 	for _, m := range w.members {
 		if m.paused || m.starting || m.leaving || m.skewed {
 			sides = slices.DeleteFunc(sides, func(side []*member) bool { return slices.Contains(side, m) })
@@ -247,6 +250,7 @@ func (w *World) agreedLocked(side []*member, whole bool) {
 			m.out = false
 		}
 		w.unsettled, w.weak = false, false
+		w.disturbed = append(w.disturbed, time.Since(w.began))
 	} else if same && domain != 0 && !slices.ContainsFunc(side, func(m *member) bool { return m.domain == 0 }) {
 		return
 	}
@@ -263,6 +267,7 @@ func (w *World) agreedLocked(side []*member, whole bool) {
 	var names []string
 	for _, m := range side {
 		w.setDomainLocked(m, domain)
+		m.fresh = false
 		names = append(names, fmt.Sprint("n", m.number))
 	}
 	w.noteLocked("%s agree: domain %d", strings.Join(names, " "), domain)

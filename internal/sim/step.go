@@ -3,6 +3,8 @@ package sim
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/peercache/peercache"
@@ -47,9 +49,10 @@ func (w *World) step(s Step) {
 		w.cut(func(cuts map[[2]int]bool) { clear(cuts) })
 		w.net.HealAll()
 	case Reset:
+		w.disturb() // whose load it was waiting for may be asked no more
 		w.net.Reset(one.host.Name(), other.host.Name())
 	case Slow:
-		w.setSlow(s.Time)
+		w.setSlow(s)
 		w.net.Delay(one.host.Name(), other.host.Name(), s.Time)
 	case Skew:
 		w.skew(one, s)
@@ -86,7 +89,12 @@ func (w *World) kill(m *member, silent bool) {
 func (w *World) start(m *member) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.startLocked(m)
+}
+
+func (w *World) startLocked(m *member) {
 	if m.running || m.starting {
+		m.again = m.leaving
 		return
 	}
 	m.starting = true
@@ -100,7 +108,7 @@ func (w *World) start(m *member) {
 			w.violations = append(w.violations, Violation{Kind: "start", Text: fmt.Sprintf("n%d does not start: %v", m.number, err)})
 			return
 		}
-		m.node, m.caches, m.running, m.paused, m.leaving = node, caches, true, false, false
+		m.node, m.caches, m.running, m.paused, m.leaving, m.fresh = node, caches, true, false, false, true
 		w.setDomainLocked(m, 0)
 		m.last = 0
 		w.joinedLocked(m)
@@ -160,17 +168,50 @@ func (w *World) startNode(m *member) (*peercache.Node, map[string]*peercache.Cac
 // silence is from what delay on the other end of a link seems silent.
 const silence = 500 * time.Millisecond
 
-// setSlow notes that a link is slow from now on.
-func (w *World) setSlow(delay time.Duration) {
+// setSlow notes that a link is slow from now on, or is not any more: what was
+// sent before stays slow. Who is slow to reach more than one other is as good as
+// cut off.
+func (w *World) setSlow(s Step) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.slow = w.slow || delay >= silence // what was sent before stays slow
+	link := [2]int{s.Node, s.Other}
+	if s.Time < silence {
+		if until, slow := w.slowed[link]; slow && until == forEver {
+			w.slowed[link] = time.Since(w.began) + w.lastSlow
+		}
+		return
+	}
+	w.slow, w.lastSlow = true, max(w.lastSlow, s.Time)
+	w.slowed[link] = forEver
+	w.disturbLocked()
+	if w.apartLocked() {
+		for _, m := range w.members {
+			w.setDomainLocked(m, 0)
+		}
+	}
+}
+
+const forEver time.Duration = math.MaxInt64
+
+// apartLocked reports whether more than one link is so slow that its ends may
+// take each other for dead.
+func (w *World) apartLocked() bool {
+	slow := 0
+	for _, until := range w.slowed {
+		if until > time.Since(w.began) {
+			slow++
+		}
+	}
+	return slow > 1
 }
 
 func (w *World) endSlow() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.slow = false
+	for link := range w.slowed {
+		w.slowed[link] = time.Since(w.began) + w.lastSlow
+	}
 }
 
 func (w *World) pause(m *member) {
@@ -202,6 +243,9 @@ func (w *World) shutdown(m *member) {
 	}
 	m.leaving = true
 	w.disturbLocked()
+	if !slices.ContainsFunc(w.members, func(m *member) bool { return m.running && !m.leaving && !m.fresh }) {
+		w.lossLocked() // perhaps nobody is known who could take over
+	}
 	node := m.node
 	w.background.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
@@ -219,14 +263,9 @@ func (w *World) shutdown(m *member) {
 			w.outLocked(m)
 		}
 		w.setDomainLocked(m, 0)
-		left := 0
-		for _, other := range w.members {
-			if other.running {
-				left++
-			}
-		}
-		if left == 0 {
-			w.lossLocked()
+		if m.again {
+			m.again = false
+			w.startLocked(m)
 		}
 		w.changedLocked()
 	})

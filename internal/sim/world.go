@@ -51,6 +51,8 @@ type member struct {
 	running  bool
 	starting bool
 	leaving  bool
+	again    bool // it is to start when it has left
+	fresh    bool // it has started, and not agreed with the others since
 	paused   bool
 	skewed   bool // its clock is so far off that it stays out of the tables
 	out      bool // killed, paused or cut off since all agreed last
@@ -71,12 +73,14 @@ type World struct {
 
 	mu         sync.Mutex
 	members    []*member
-	cuts       map[[2]int]bool // from, to
-	changed    chan struct{}   // closed when a member's state changes
+	cuts       map[[2]int]bool          // from, to
+	slowed     map[[2]int]time.Duration // links that seem silent at one end, from, to: until when, after World.began
+	changed    chan struct{}            // closed when a member's state changes
 	seq        int64
 	losses     int
 	weak       bool
 	slow       bool
+	lastSlow   time.Duration // the longest delay of a slow link
 	unsettled  bool
 	loads      int
 	domains    int
@@ -96,6 +100,7 @@ func Run(script *Script) *Result {
 		began:     time.Now(),
 		history:   new(History),
 		cuts:      make(map[[2]int]bool),
+		slowed:    make(map[[2]int]time.Duration),
 		changed:   make(chan struct{}),
 		ancestors: make(map[int]map[int]bool),
 		random:    rand.New(rand.NewPCG(script.Seed, 1)),
@@ -235,6 +240,12 @@ func (w *World) note(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.noteLocked(format, args...)
+}
+
+func (w *World) disturb() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.disturbLocked()
 }
 
 // disturbLocked notes that tables are about to change.
