@@ -120,6 +120,30 @@ func TestWriteGoesPastWhatAnotherOwnerHolds(t *testing.T) {
 	}
 }
 
+// A write that waits for an owner which holds something later, and is cleared
+// meanwhile, does not come back.
+func TestClearedWriteIsNotStampedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 3)
+		all := caches(t, c, peercache.Options[string]{})
+		key, like := keyOf(c, 0, 1), keyOf(c, 1)
+		require.NoError(t, all[1].Set(t.Context(), like, "planted"))
+		c.Nodes[1].Plant("things", key, like, true, 20*time.Second)
+		c.Network.Delay(c.Host(0), c.Host(1), 100*time.Millisecond)
+		written := make(chan error)
+		go func() { written <- all[0].Set(t.Context(), key, "new") }()
+		time.Sleep(50 * time.Millisecond)
+		_, held, err := all[0].Lookup(t.Context(), key)
+		require.NoError(t, err)
+		require.True(t, held)
+		require.NoError(t, all[0].Clear(t.Context()))
+		require.NoError(t, <-written)
+		v, _, err := all[0].Lookup(t.Context(), key)
+		require.NoError(t, err)
+		require.NotEqual(t, "new", v)
+	})
+}
+
 // newSkewedCluster starts nodes whose clocks are off.
 func newSkewedCluster(t *testing.T, skews ...time.Duration) *peercachetest.Cluster {
 	c := peercachetest.NewCluster(t, 0)

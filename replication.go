@@ -142,9 +142,9 @@ func (n *Node) settleEach(ctx context.Context, sp *space, writes []*write) {
 }
 
 // followed reports whether nothing that other owners hold makes it necessary
-// to stamp a write anew. It need not be when a later write of the key has come
-// since: this node applied its own first, where it could be seen, and then the
-// later one.
+// to stamp a write anew. It need not be when a later write of the key, or a
+// Clear, has come since: this node applied its own first, where it could be
+// seen, and then the later one.
 //
 //  1. A write is stamped here, and waits for a silent owner. 2. It is read, and
 //     replaced by a conditional write. 3. The owner wakes up, and gets the
@@ -152,6 +152,9 @@ func (n *Node) settleEach(ctx context.Context, sp *space, writes []*write) {
 //
 // A stamp past that would undo the conditional write.
 func (n *Node) followed(ctx context.Context, it *stamped, above []outranked) bool {
+	if n.store.clearedSince(it.sp, it.key, it.entry.order.w) {
+		return true
+	}
 	for _, a := range above {
 		if !a.entry {
 			return false // a floor or a stage, not a write that is there

@@ -332,6 +332,12 @@ func (s *store) clear(sp *space, shard int, floor Version) (raised bool) {
 	return raised
 }
 
+// clearedSince reports whether a key was cleared after a version.
+func (s *store) clearedSince(sp *space, key string, w Version) bool {
+	f := s.floors[shardOf(sp.keyspace, key)].Load()
+	return f != nil && f.clear[sp.id].Compare(w) > 0
+}
+
 // clearDigest tells whether two holders of a shard have the same clear floors.
 func (s *store) clearDigest(shard int) (digest uint64) {
 	f := s.floors[shard].Load()
