@@ -100,7 +100,9 @@ func measureHere(section, contender string, settings string, out io.Writer) erro
 type server struct {
 	line  string // that it printed when it was ready
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
+	out   *bufio.Reader
+	gone  bool // it was killed, or is to be
 }
 
 // startServer starts a section's Serve for a contender in another process, with more environment if wanted, and waits
@@ -120,16 +122,36 @@ func startServer(section, contender string, env []string, args ...string) (*serv
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
+	out := bufio.NewReader(stdout)
+	line, err := out.ReadString('\n')
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: server of %s: %w", section, contender, err), stdin.Close(), cmd.Wait())
 	}
-	return &server{strings.TrimSpace(line), cmd, stdin}, nil
+	return &server{line: strings.TrimSpace(line), cmd: cmd, stdin: stdin, out: out}, nil
+}
+
+// ask tells the process a line, and returns the line that it prints then.
+func (s *server) ask(line string) (string, error) {
+	if _, err := fmt.Fprintln(s.stdin, line); err != nil {
+		return "", err
+	}
+	answer, err := s.out.ReadString('\n')
+	return strings.TrimSpace(answer), err
+}
+
+// abandon ends a process that was killed or stopped. Its end is no failure then.
+func (s *server) abandon() {
+	s.gone = true
+	_ = s.cmd.Process.Kill()
 }
 
 // stop ends the process and waits for it.
 func (s *server) stop() error {
-	return errors.Join(s.stdin.Close(), s.cmd.Wait())
+	err := errors.Join(s.stdin.Close(), s.cmd.Wait())
+	if s.gone {
+		return nil
+	}
+	return err
 }
 
 // serveHere is what that process does.

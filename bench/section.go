@@ -63,7 +63,7 @@ func sections() []*Section {
 		mixedSection(),
 		ratioSection(),
 		memorySection(),
-	}, peerSections(), []*Section{besideSection(), manySection()})
+	}, peerSections(), []*Section{besideSection(), manySection(), stampedeSection(), failoverSection()})
 }
 
 func sectionOf(name string) (*Section, error) {

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"os"
 	"syscall"
 	"time"
 )
+
+// stopSignal stops a process.
+var stopSignal os.Signal = syscall.SIGSTOP
 
 // processTime returns the processor time that this process has used, and whether the system tells.
 func processTime() (used time.Duration, known bool) {
