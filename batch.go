@@ -27,8 +27,7 @@ func (n *Node) findMany(ctx context.Context, sp *space, keys []string, load bool
 	}
 	n.pauses.look()
 	v := n.view.Load()
-	var own, single []int
-	var groups []*keyGroup
+	var own, primaries, anywhere, single []int
 	for i, key := range keys {
 		shard := shardOf(sp.keyspace, key)
 		place := v.place(n.incarnation, shard)
@@ -43,15 +42,37 @@ func (n *Node) findMany(ctx context.Context, sp *space, keys []string, load bool
 				continue
 			}
 		}
-		owners := v.current.owners(shard)
-		switch {
+		switch owners := v.current.owners(shard); {
 		case place == 0:
 			own = append(own, i)
 		case len(owners) == 0:
 			single = append(single, i)
+		case place < 0 && len(owners) > 1 && sp.readsReplicas():
+			anywhere = append(anywhere, i)
 		default:
-			groups = addToGroup(groups, owners[0], i)
+			primaries = append(primaries, i)
 		}
+	}
+	var wait sync.WaitGroup
+	if len(own) > 0 {
+		wait.Go(func() { n.findOwn(ctx, sp, keys, own, load, results) })
+	}
+	if len(anywhere) > 0 { // what a replica has not, the primary may have loaded just now
+		rest := n.askGroups(ctx, sp, v, keys, anywhere, load, results, func(owners []uint16) uint16 { return owners[n.pick(v, owners)] })
+		primaries = append(primaries, rest...)
+	}
+	rest := n.askGroups(ctx, sp, v, keys, primaries, load, results, func(owners []uint16) uint16 { return owners[0] })
+	wait.Wait()
+	n.findEach(ctx, sp, keys, append(single, rest...), load, results)
+	return results
+}
+
+// askGroups asks owners for keys, given by their places, with one request to
+// each owner that whom picks. rest are those that have to be asked for otherwise.
+func (n *Node) askGroups(ctx context.Context, sp *space, v *view, keys []string, places []int, load bool, results []result, whom func(owners []uint16) uint16) (rest []int) {
+	var groups []*keyGroup
+	for _, i := range places {
+		groups = addToGroup(groups, whom(v.current.owners(shardOf(sp.keyspace, keys[i]))), i)
 	}
 	groups = slices.DeleteFunc(groups, func(g *keyGroup) bool {
 		owner, ok := v.find(v.current.member(int(g.number)).Incarnation)
@@ -59,20 +80,16 @@ func (n *Node) findMany(ctx context.Context, sp *space, keys []string, load bool
 			g.owner = owner.Member
 			return false
 		}
-		single = append(single, g.places...)
+		rest = append(rest, g.places...)
 		return true
 	})
-
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	if len(own) > 0 {
-		wait.Go(func() { n.findOwn(ctx, sp, keys, own, load, results) })
-	}
 	ask := func(g *keyGroup) {
-		rest := n.askMany(ctx, sp, g, keys, load, results)
+		left := n.askMany(ctx, sp, g, keys, load, results)
 		mu.Lock()
 		defer mu.Unlock()
-		single = append(single, rest...)
+		rest = append(rest, left...)
 	}
 	for i, g := range groups {
 		if i == len(groups)-1 {
@@ -82,8 +99,7 @@ func (n *Node) findMany(ctx context.Context, sp *space, keys []string, load bool
 		}
 	}
 	wait.Wait()
-	n.findEach(ctx, sp, keys, single, load, results)
-	return results
+	return rest
 }
 
 // A keyGroup is keys of one owner, by their place among those asked for.

@@ -1,8 +1,10 @@
 package peercache_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -141,5 +143,46 @@ func TestCacheStats(t *testing.T) {
 		s = all[2].Stats()
 		require.EqualValues(t, 1, s.Sets)
 		require.EqualValues(t, 2, s.Deletes)
+	})
+}
+
+// Replicas answer for what they hold, and do not load what they do not.
+func TestManyAreReadFromReplicas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 3)
+		var mu sync.Mutex
+		loads := make(map[string]int)
+		all := caches(t, c, peercache.Options[string]{ReadReplicas: true, LoadMany: func(_ context.Context, keys []string) (map[string]string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			values := make(map[string]string)
+			for _, key := range keys {
+				loads[key]++
+				values[key] = "value of " + key
+			}
+			return values, nil
+		}})
+		keys := keysOf(c, 100, 0, 1)
+		ask := func() {
+			got, err := all[2].GetMany(ctx, keys)
+			require.NoError(t, err)
+			require.Len(t, got, len(keys))
+			for _, key := range keys {
+				require.Equal(t, "value of "+key, got[key])
+				require.Equal(t, 1, loads[key])
+			}
+		}
+		ask()
+		time.Sleep(time.Second)
+		served := func(i int) int64 { return all[i].Stats().ServerRequests }
+		primary, replica := served(0), served(1)
+		for range 10 {
+			ask()
+		}
+		require.EqualValues(t, 10, served(0)-primary)
+		require.EqualValues(t, 10, served(1)-replica)
+		c.Kill(0)
+		ask()
 	})
 }

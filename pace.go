@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	idlePace     = 256 << 20 // bytes a second that a node gives to those who copy its shards
-	busyPace     = 32 << 20  // the same, while it serves many requests
-	busyRequests = 32
+	idlePace     = 256 << 20              // bytes a second that a node gives to those who copy its shards
+	busyPace     = 32 << 20               // the same, while it serves many requests
+	busyRequests = 32                     // under way
+	busyRate     = 5000                   // or answered in a second
+	rateTime     = 100 * time.Millisecond // over which those are counted, at least
 
 	leastDeflate = 4 << 10 // pages below are sent as they are
 	deflateProbe = 4 << 10 // how much of a page tells whether it pays
@@ -23,8 +25,24 @@ const (
 // A pace spreads what a node sends for copies over time. The zero pace is
 // ready. It may be used concurrently.
 type pace struct {
-	mu   sync.Mutex
-	free time.Time // guarded by mu; when what was sent so far is worked off
+	mu      sync.Mutex
+	free    time.Time // guarded by mu; when what was sent so far is worked off
+	counted time.Time // guarded by mu; when served was read
+	served  int64     // guarded by mu; requests answered until then
+	rate    float64   // guarded by mu; requests a second before that
+}
+
+// busy reports whether a node is, which has so many requests under way and has
+// answered so many since it started.
+func (p *pace) busy(underWay, served int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if took := now.Sub(p.counted); took >= rateTime {
+		p.rate = float64(served-p.served) / took.Seconds()
+		p.counted, p.served = now, served
+	}
+	return underWay > busyRequests || p.rate > busyRate
 }
 
 // wait waits until size bytes may be sent, or ctx ends.

@@ -117,6 +117,16 @@ func (s *store) spaces() []*space {
 	return append([]*space(nil), s.byID...)
 }
 
+// served returns how many requests of peers for keys there were.
+func (s *store) served() (requests int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, sp := range s.byID {
+		requests += sp.count.serverRequests.Load()
+	}
+	return requests
+}
+
 // key names a key to the lru.Store.
 func (s *space) key(key string) lru.Key {
 	hash := hashOf(s.keyspace, key)

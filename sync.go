@@ -260,7 +260,7 @@ func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request
 	head := wire.AppendUvarint(nil, uint64(done))
 	body := deflate(append(wire.AppendUint64(head, next), records...))
 	n.handoff.sent.Add(int64(len(body)))
-	n.handoff.pace.wait(ctx, len(body), n.serving.Load() > busyRequests)
+	n.handoff.pace.wait(ctx, len(body), n.handoff.pace.busy(n.serving.Load(), n.store.served()))
 	return mux.Reply{Body: body}
 }
 
