@@ -177,7 +177,7 @@ func TestJoinMergesSplit(t *testing.T) {
 // others are dead, the split ends, and those hear it of themselves. Whoever has
 // heard from them knows better.
 func TestEndOfSplitLosesNobody(t *testing.T) {
-	for split := 1800 * time.Millisecond; split < 3*time.Second; split += 100 * time.Millisecond {
+	for split := 1800 * time.Millisecond; split < 3*time.Second; split += 200 * time.Millisecond {
 		t.Run(split.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNetwork(t)
@@ -186,13 +186,13 @@ func TestEndOfSplitLosesNobody(t *testing.T) {
 				n.split(sides[0], sides[1], drop)
 				time.Sleep(split)
 				n.split(sides[0], sides[1], pass)
-				for range 3000 {
+				for range 600 {
 					for _, side := range sides {
 						for _, p := range side {
 							require.Subset(t, p.list(), names(side))
 						}
 					}
-					time.Sleep(time.Millisecond)
+					time.Sleep(5 * time.Millisecond)
 				}
 			})
 		})
