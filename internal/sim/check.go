@@ -90,7 +90,7 @@ func (c *checker) check() {
 				Call: op.Call, Return: op.Return}, writers)
 		case op.reads() && op.Outcome == Done:
 			c.checkRead(op, writers)
-		case op.domain() == 0 || op.Return.Weak || op.Call.Slow:
+		case op.domain() == 0 || op.Call.Weak || op.Return.Weak || op.Call.Slow:
 		case op.reads():
 			c.violate("read failed", "%v", op)
 		case op.Outcome == Unknown && (op.Kind == Set || op.Kind == Delete || op.Kind == SetMany):
@@ -141,18 +141,21 @@ func (c *checker) checkRead(r *Op, writers map[string]*Op) {
 	if writer != nil && writer.TTL > 0 && writer.Outcome == Done && r.Call.At > writer.Return.At+writer.TTL+expirySlack {
 		c.violate("expired value", "%v\nwritten for %v by %v", r, writer.TTL, writer)
 	}
-	if r.domain() == 0 || r.Call.Weak || r.Return.Weak {
+	if r.domain() == 0 && r.back() == 0 || r.Call.Weak || r.Return.Weak {
 		return
 	}
 	for _, w := range c.ops {
-		if !w.writes() || w.Outcome != Done || w == writer || w.Return.Seq >= r.Call.Seq || !c.older(w, r) {
+		if !w.writes() || w.Outcome != Done || w == writer || w.Return.Seq >= r.Call.Seq {
+			continue
+		}
+		if !c.older(w, r) && (w.domain() == 0 || w.domain() != r.back()) {
 			continue
 		}
 		if writer != nil && c.before(writer, w) {
 			c.violate("older value", "%v\nwritten by %v\nbut later there was %v", r, writer, w)
 			return
 		}
-		if !w.deletes() && (writer == nil || writer.Kind == Load) && c.mustBeThere(w, r) {
+		if r.domain() != 0 && !w.deletes() && (writer == nil || writer.Kind == Load) && c.mustBeThere(w, r) {
 			c.violate("lost write", "%v\nbut there was %v", r, w)
 			return
 		}

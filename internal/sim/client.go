@@ -19,7 +19,11 @@ func (w *World) client(number, node int, calls []Call) {
 		if !ok {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), callTime)
+		patience := callTime
+		if w.script.Patience > 0 && !c.Kind.reads() {
+			patience = w.script.Patience
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		r := &caller{w: w, m: m, client: number, cache: caches[c.Cache], call: c, mark: mark}
 		r.do(ctx, fmt.Sprintf("c%d.%d", number, i))
 		cancel()

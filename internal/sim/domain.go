@@ -19,14 +19,14 @@ func (w *World) setDomainLocked(m *member, domain int) {
 	m.domain = domain
 	m.flux++
 	if domain != 0 {
-		m.last = domain
+		m.last, m.back = domain, 0
 	}
 }
 
 // outLocked notes that a member is killed, paused or cut off. It is called
 // before that happens.
 func (w *World) outLocked(m *member) {
-	m.out = true
+	m.out, m.back = true, 0
 	w.disturbLocked()
 	w.setDomainLocked(m, 0)
 	outs := 0
@@ -56,7 +56,7 @@ func (w *World) lossLocked() {
 	w.disturbLocked()
 	for _, m := range w.members {
 		w.setDomainLocked(m, 0)
-		m.last = 0
+		m.last, m.back = 0, 0
 	}
 	w.noteLocked("more nodes are out than there are copies")
 }

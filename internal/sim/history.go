@@ -42,6 +42,7 @@ type Mark struct {
 	At     time.Duration // since the world began
 	Domain int           // of the node that the call was made on; 0: none
 	Flux   int           // how often that changed
+	Back   int           // the domain of a node until it was paused, when it goes on and has none again yet
 	Losses int           // how often acknowledged writes may have been lost
 	Weak   bool          // replicas may answer older
 	Slow   bool          // a link is so slow that its other end seems silent
@@ -61,9 +62,9 @@ type Op struct {
 }
 
 // reads reports whether the call tells what was there.
-func (op *Op) reads() bool {
-	return op.Kind == Get || op.Kind == Lookup || op.Kind == GetMany
-}
+func (op *Op) reads() bool { return op.Kind.reads() }
+
+func (k Kind) reads() bool { return k == Get || k == Lookup || k == GetMany }
 
 // conditional reports whether the call wrote only if Old was there.
 func (op *Op) conditional() bool {
@@ -75,6 +76,15 @@ func (op *Op) conditional() bool {
 func (op *Op) domain() int {
 	if op.Call.Domain == op.Return.Domain && op.Call.Flux == op.Return.Flux {
 		return op.Call.Domain
+	}
+	return 0
+}
+
+// back returns the domain in which a node was until it was paused, for a call
+// that it made when it went on and nobody knew yet what it sees.
+func (op *Op) back() int {
+	if op.Call.Back == op.Return.Back {
+		return op.Call.Back
 	}
 	return 0
 }

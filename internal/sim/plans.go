@@ -149,9 +149,24 @@ func (g *generator) planSplit() {
 	g.step(Step{After: g.between(0, time.Second), Action: Wait})
 }
 
+// cutWithoutPatience cuts one link to the end, for longer than it is tried to
+// bring a write over it. Callers give up before, and make no more calls soon.
+func (g *generator) cutWithoutPatience() {
+	s := g.script
+	s.Nodes, s.Patience = max(s.Nodes, 3), g.between(500*time.Millisecond, time.Second)
+	two, at := g.some(2), g.between(shortWait, longWait)
+	g.step(Step{After: at, Action: Cut, Node: two[0], Other: two[1]})
+	g.step(Step{After: g.between(5*time.Second, 7*time.Second), Action: Wait})
+	g.clients(at + time.Second)
+}
+
 // planLinks cuts links in one direction or both, slows them down, and breaks
 // connections. Nobody dies.
 func (g *generator) planLinks() {
+	if g.IntN(3) == 0 {
+		g.cutWithoutPatience()
+		return
+	}
 	for range 2 + g.IntN(4) {
 		two := g.some(2)
 		s := Step{After: g.between(shortWait, longWait), Node: two[0], Other: two[1]}

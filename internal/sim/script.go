@@ -77,18 +77,19 @@ type Call struct {
 
 // A Script is what happens in one world.
 type Script struct {
-	Seed    uint64
-	Plan    string
-	Nodes   int
-	Copies  int
-	Delay   time.Duration // of every link
-	Jitter  time.Duration // added to it, up to that
-	Pieces  int64         // MaxBytes of each node; 0: plenty
-	Size    int           // bytes of each value
-	Loading time.Duration // that a load takes at most
-	Bare    []int         // nodes on which no cache is made, and so no call
-	Steps   []Step
-	Clients [][]Call // client i is on node i modulo Nodes
+	Seed     uint64
+	Plan     string
+	Nodes    int
+	Copies   int
+	Delay    time.Duration // of every link
+	Jitter   time.Duration // added to it, up to that
+	Pieces   int64         // MaxBytes of each node; 0: plenty
+	Size     int           // bytes of each value
+	Loading  time.Duration // that a load takes at most
+	Patience time.Duration // that callers have with a write; 0: as with other calls
+	Bare     []int         // nodes on which no cache is made, and so no call
+	Steps    []Step
+	Clients  [][]Call // client i is on node i modulo Nodes
 }
 
 // The caches. Keys of cacheMixed and cacheLoads are asked for with a loader,
@@ -111,6 +112,9 @@ func (s *Script) String() string {
 	}
 	fmt.Fprintf(&b, "seed %d: %s, %d nodes, %d copies, delay %v to %v, %d clients with %d calls", s.Seed, s.Plan, s.Nodes, s.Copies,
 		s.Delay, s.Delay+s.Jitter, len(s.Clients), calls)
+	if s.Patience > 0 {
+		fmt.Fprintf(&b, ", writes given up after %v", s.Patience)
+	}
 	if len(s.Bare) > 0 {
 		fmt.Fprintf(&b, ", none on nodes %v", s.Bare)
 	}

@@ -230,6 +230,9 @@ func (w *World) resume(m *member) {
 	m.host.Resume()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if m.paused && m.domain == 0 && len(w.cuts) == 0 && !w.slow && !m.skewed {
+		m.back = m.last
+	}
 	m.paused = false
 	w.changedLocked()
 }

@@ -58,6 +58,7 @@ type member struct {
 	out      bool // killed, paused or cut off since all agreed last
 	domain   int
 	last     int // its last domain that was one
+	back     int // that, while it goes on after a pause and has none again yet
 	flux     int
 }
 
@@ -273,7 +274,7 @@ func (w *World) changedLocked() {
 // markLocked is the present moment on a member.
 func (w *World) markLocked(m *member) Mark {
 	w.seq++
-	return Mark{Seq: w.seq, At: time.Since(w.began), Domain: m.domain, Flux: m.flux, Losses: w.losses, Weak: w.weak || m.leaving, Slow: w.slow}
+	return Mark{Seq: w.seq, At: time.Since(w.began), Domain: m.domain, Flux: m.flux, Back: m.back, Losses: w.losses, Weak: w.weak || m.leaving, Slow: w.slow}
 }
 
 // enter waits until a member's process runs, and marks the moment. ok is
