@@ -49,9 +49,6 @@ func (n *Node) stamp(ctx context.Context, sp *space, writes []*write) {
 		}
 	}
 	var wait sync.WaitGroup
-	if len(plain) > 0 {
-		wait.Go(func() { n.stampPlain(ctx, sp, plain) })
-	}
 	for _, w := range conditional {
 		wait.Go(func() { n.stampConditional(ctx, sp, w) })
 	}
@@ -61,6 +58,9 @@ func (n *Node) stamp(ctx context.Context, sp *space, writes []*write) {
 				n.finishForStamper(ctx, sp, w)
 			}
 		})
+	}
+	if len(plain) > 0 {
+		n.stampPlain(ctx, sp, plain)
 	}
 	wait.Wait()
 	for _, w := range fresh {

@@ -61,6 +61,10 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 		var wait sync.WaitGroup
 		again := make([][]*write, len(groups))
 		for i, g := range groups {
+			if i == len(groups)-1 { // on this goroutine
+				again[i] = n.writeTo(ctx, sp, g.owner, g.writes)
+				break
+			}
 			wait.Go(func() { again[i] = n.writeTo(ctx, sp, g.owner, g.writes) })
 		}
 		wait.Wait()
