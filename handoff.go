@@ -15,6 +15,7 @@ const (
 	syncAtOnce    = 4                // sources that are asked at the same time
 	reuniteTime   = 3 * time.Second  // how long after a pause the others are waited for: those who died meanwhile are in no table then
 	dropGrace     = 30 * time.Second // how long a shard that is owned no more is kept
+	maxKept       = 1 << 10          // entries of such a shard that stay if it is owned again
 )
 
 // What a node holds of a shard.
@@ -277,7 +278,9 @@ func (h *handoff) keepForAWhile(shard int, hash uint64, former bool) {
 	if l.kept == nil {
 		l.kept = make(map[uint64]struct{})
 	}
-	l.kept[hash] = struct{}{}
+	if len(l.kept) < maxKept { // what a stand-in gets within seconds
+		l.kept[hash] = struct{}{}
+	}
 }
 
 // copied notes that a holder has copied a shard from here.
