@@ -276,15 +276,17 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 // owners are asked again until those who died are in no table any more.
 func (n *Node) fetch(ctx context.Context, sp *space, shard int, key string, load bool) result {
 	for began := n.clock.Elapsed(); ; {
-		changed, v := n.viewSignal.next(), n.view.Load()
+		changed, v, pauses := n.viewSignal.next(), n.view.Load(), n.pauses.look()
 		r := n.fetchOnce(ctx, sp, shard, key, load)
 		switch {
 		case r.err != nil && n.life.Err() != nil:
 			return result{err: ErrClosed}
 		case !errors.Is(r.err, errNoOwner) || ctx.Err() != nil:
 			return r
-		case n.view.Load() != v:
-			continue // those who own it now have not been asked; one may be this node
+		case n.view.Load() != v, n.pauses.look() != pauses:
+			// Those who own it now have not been asked; one may be this node. Or
+			// this process was stopped, and its own time was up when it went on.
+			continue
 		case load && sp.canLoad():
 			return n.loadAlone(ctx, sp, key)
 		case n.clock.Elapsed()-began > reuniteTime || len(n.view.Load().current.members) == 0:

@@ -72,7 +72,7 @@ func readsBesideWrite(history []porcupine.Operation, r porcupine.Operation) bool
 	read := r.Input.(*Op)
 	return read.reads() && slices.ContainsFunc(history, func(w porcupine.Operation) bool {
 		write := w.Input.(*Op)
-		return write.writes() && w.Call < r.Return && r.Call < w.Return && write.Value != read.Value
+		return write.writes() && w.Call < r.Return && r.Call < write.Return.Seq && write.Value != read.Value
 	})
 }
 
