@@ -3,6 +3,7 @@ package peercache_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,4 +146,47 @@ func TestEverythingFailsAfterTheEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whatever is under way on a node that is closed ends, and says why.
+func TestClosedUnderCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 3)
+		cache := caches(t, c, peercache.Options[string]{})[0]
+		keys := keysOf(c, 5, 1, 2)
+		values := make(map[string]string)
+		for _, key := range keys {
+			values[key] = "value"
+		}
+		calls := map[string]func() error{
+			"Get":     func() error { _, err := cache.Get(ctx, keys[0]); return err },
+			"GetMany": func() error { _, err := cache.GetMany(ctx, keys); return err },
+			"Set":     func() error { return cache.Set(ctx, keys[1], "value") },
+			"SetMany": func() error { return cache.SetMany(ctx, values) },
+			"SetIf":   func() error { return cache.Set(ctx, keys[2], "value", peercache.IfAbsent()) },
+			"Delete":  func() error { return cache.Delete(ctx, keys[3]) },
+			"Clear":   func() error { return cache.Clear(ctx) },
+		}
+		c.Network.Cut(c.Host(0), c.Host(1))
+		c.Network.Cut(c.Host(0), c.Host(2))
+		outcomes := make(map[string]error)
+		var mu sync.Mutex
+		var wait sync.WaitGroup
+		for name, call := range calls {
+			wait.Go(func() {
+				err := call()
+				mu.Lock()
+				defer mu.Unlock()
+				outcomes[name] = err
+			})
+		}
+		time.Sleep(50 * time.Millisecond)
+		require.Empty(t, outcomes)
+		require.NoError(t, c.Nodes[0].Close())
+		wait.Wait()
+		for name, err := range outcomes {
+			require.ErrorIs(t, err, peercache.ErrClosed, name)
+		}
+	})
 }

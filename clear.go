@@ -38,6 +38,9 @@ func (n *Node) clear(ctx context.Context, sp *space) error {
 					break
 				}
 			}
+			if !found && n.life.Err() != nil {
+				return ErrClosed
+			}
 			if !found {
 				return fmt.Errorf("%w: no owner of shard %d clears it: %v", ErrUnavailable, shard, failed)
 			}

@@ -12,10 +12,11 @@ const (
 	syncTimeout   = 10 * time.Second      // of one request
 	syncRetry     = 20 * time.Millisecond // doubles up to lastSyncRetry
 	lastSyncRetry = 500 * time.Millisecond
-	syncAtOnce    = 4                // sources that are asked at the same time
-	reuniteTime   = 3 * time.Second  // how long after a pause the others are waited for: those who died meanwhile are in no table then
-	dropGrace     = 30 * time.Second // how long a shard that is owned no more is kept
-	maxKept       = 1 << 10          // entries of such a shard that stay if it is owned again
+	syncAtOnce    = 4                      // sources that are asked at the same time
+	reuniteTime   = 3 * time.Second        // how long after a pause the others are waited for: those who died meanwhile are in no table then
+	reuniteRest   = 500 * time.Millisecond // how much longer the rest of them, when one was found
+	dropGrace     = 30 * time.Second       // how long a shard that is owned no more is kept
+	maxKept       = 1 << 10                // entries of such a shard that stay if it is owned again
 )
 
 // What a node holds of a shard.
@@ -103,12 +104,8 @@ func (h *handoff) filled(shard int) bool { return h.state[shard].Load() <= shard
 // as it takes them to be found or to leave the table.
 func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) bool {
 	for !h.filled(shard) {
-		if met := h.met.next(); h.alone.Load() && h.state[shard].Load() == shardStale {
-			select {
-			case <-met:
-			case <-ctx.Done():
-				return false
-			}
+		if h.state[shard].Load() == shardStale {
+			h.reunited(ctx)
 		}
 		absent := h.fromAll(shard) && h.state[shard].Load() == shardStale
 		if h.n.copyFromCoOwners(ctx, sp, key, absent) {
@@ -121,27 +118,57 @@ func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) 
 	return true
 }
 
+// reunited waits while the others are asked for after a pause.
+func (h *handoff) reunited(ctx context.Context) {
+	met := h.met.next()
+	if !h.alone.Load() {
+		return
+	}
+	select {
+	case <-met:
+	case <-ctx.Done():
+	case <-h.n.life.Done():
+	}
+}
+
 // reunite asks for the others after a pause, before what this node holds is
-// compared with them.
-func (h *handoff) reunite(ctx context.Context) {
+// compared with them. before are those who were members by its end.
+func (h *handoff) reunite(ctx context.Context, before []uint64) {
 	ctx, cancel := context.WithTimeout(ctx, joinRound)
 	defer cancel()
 	h.n.discovery.round(ctx)
 	// Who answered there may still have to be told that it is not dead, or
 	// this node that it is not.
-	for h.n.discovery.answered() && ctx.Err() == nil {
+	if h.n.discovery.answered() && h.awaitView(ctx, func(*view) bool { return len(h.n.peers.members()) > 0 }) {
+		// Whoever comes first may know nothing of a key. The owner that does
+		// comes moments later, unless it died meanwhile.
+		ctx, cancel := context.WithTimeout(ctx, reuniteRest)
+		defer cancel()
+		h.awaitView(ctx, func(v *view) bool {
+			return !slices.ContainsFunc(before, func(incarnation uint64) bool {
+				_, back := v.find(incarnation)
+				return !back
+			})
+		})
+	}
+	h.alone.Store(false)
+	h.met.fire()
+	h.wakeUp()
+}
+
+// awaitView waits for a view that something holds of.
+func (h *handoff) awaitView(ctx context.Context, holds func(*view) bool) bool {
+	for ctx.Err() == nil {
 		changed := h.n.viewSignal.next()
-		if len(h.n.peers.members()) > 0 {
-			break
+		if holds(h.n.view.Load()) {
+			return true
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 		}
 	}
-	h.alone.Store(false)
-	h.met.fire()
-	h.wakeUp()
+	return false
 }
 
 // follow marks what a new view makes this node fill or drop, and reports

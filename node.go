@@ -47,20 +47,21 @@ type Node struct {
 	state     atomic.Uint32                  // a MemberState
 	maxSize   atomic.Int64                   // Config.MaxBytes, SetMaxBytes
 
-	hlc        *hybridClock
-	store      *store
-	flights    *flights // loads for the whole cluster
-	orphans    *flights // loads for this process only
-	fetches    *fetches
-	fills      fills
-	operations *operations
-	stages     *stages
-	handoff    *handoff
-	vectors    *vectors
-	compares   *compares
-	heat       *heat
-	serving    atomic.Int64 // requests of peers under way
-	hedges     atomic.Int64
+	hlc           *hybridClock
+	store         *store
+	flights       *flights // loads for the whole cluster
+	orphans       *flights // loads for this process only
+	fetches       *fetches
+	fills         fills
+	operations    *operations
+	stages        *stages
+	handoff       *handoff
+	vectors       *vectors
+	compares      *compares
+	heat          *heat
+	serving       atomic.Int64 // requests of peers under way
+	disagreements disagreements
+	hedges        atomic.Int64
 
 	partialWrites atomic.Int64 // writes of which an owner did not confirm its copy in time
 
@@ -328,10 +329,11 @@ func (n *Node) paused(d time.Duration) {
 	n.log.Warn("this process did not run for a while", "for", d)
 	n.handoff.stale()
 	n.forgetNear()
+	before := n.view.Load().lately(n.clock.Now())
 	n.spawn(func(ctx context.Context) {
 		n.inbound.closeAll()
 		n.peers.disconnect()
-		n.handoff.reunite(ctx)
+		n.handoff.reunite(ctx, before)
 	})
 }
 

@@ -59,6 +59,7 @@ func replyText(code uint8) string {
 // serve answers a peer's request.
 func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
 	n.hlc.observe(req.Fields.Clock)
+	n.compareTables(from, req.Fields.Digest)
 	n.serving.Add(1)
 	defer n.serving.Add(-1)
 	if req.Op == opWrite || req.Op == opClear {

@@ -276,7 +276,7 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 // owners are asked again until those who died are in no table any more.
 func (n *Node) fetch(ctx context.Context, sp *space, shard int, key string, load bool) result {
 	for began := n.clock.Elapsed(); ; {
-		changed, v, pauses := n.viewSignal.next(), n.view.Load(), n.pauses.look()
+		changed, v, pauses, alone := n.viewSignal.next(), n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
 		r := n.fetchOnce(ctx, sp, shard, key, load)
 		switch {
 		case r.err != nil && n.life.Err() != nil:
@@ -286,6 +286,10 @@ func (n *Node) fetch(ctx context.Context, sp *space, shard int, key string, load
 		case n.view.Load() != v, n.pauses.look() != pauses:
 			// Those who own it now have not been asked; one may be this node. Or
 			// this process was stopped, and its own time was up when it went on.
+			continue
+		case alone, n.handoff.alone.Load():
+			// All connections are closed after a pause, under the request as well.
+			n.handoff.reunited(ctx)
 			continue
 		case load && sp.canLoad():
 			return n.loadAlone(ctx, sp, key)

@@ -81,6 +81,25 @@ func (v *view) takersOf(shard int, now time.Time) []taker {
 	return takers
 }
 
+// lately lists the members of the current table and of the former ones.
+func (v *view) lately(now time.Time) []uint64 {
+	tables := []*table{v.current}
+	for _, f := range v.former {
+		if f.until.After(now) {
+			tables = append(tables, f.table)
+		}
+	}
+	var members []uint64
+	for _, t := range tables {
+		for i := range t.members {
+			if m := t.member(i).Incarnation; !slices.Contains(members, m) {
+				members = append(members, m)
+			}
+		}
+	}
+	return members
+}
+
 // without returns the current table as it would be if a member died.
 func (v *view) without(incarnation uint64) *table {
 	v.mu.Lock()

@@ -56,6 +56,7 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 	}
 	n.pauses.look()
 	began := n.clock.Elapsed()
+	defer n.failClosed(writes)
 	for pending := writes; len(pending) > 0; {
 		groups, early := n.groupByOwner(sp, pending)
 		var wait sync.WaitGroup
@@ -86,6 +87,19 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 func fail(writes []*write, err error) {
 	for _, w := range writes {
 		w.err = err
+	}
+}
+
+// failClosed makes [ErrClosed] of what became of writes because this node was
+// closed under them: all its connections are.
+func (n *Node) failClosed(writes []*write) {
+	if n.life.Err() == nil {
+		return
+	}
+	for _, w := range writes {
+		if errors.Is(w.err, ErrUnavailable) {
+			w.err = ErrClosed
+		}
 	}
 }
 
