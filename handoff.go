@@ -377,7 +377,7 @@ func (h *handoff) sources(shard int) []Member {
 	if f != nil {
 		asked = append(asked, f.former...)
 	}
-	var sources []Member
+	sources := asked[:0]
 	for _, m := range asked {
 		if _, living := v.find(m.Incarnation); living && m.Incarnation != h.n.incarnation && !contains(sources, m.Incarnation) {
 			sources = append(sources, m)

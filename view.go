@@ -11,7 +11,7 @@ import (
 
 // ownersOf lists the owners of a shard, the primary first.
 func (v *view) ownersOf(shard int) []Member {
-	return v.appendMembers(nil, v.current, shard)
+	return v.appendMembers(make([]Member, 0, v.copies), v.current, shard)
 }
 
 // holdersOf lists the members that hold a shard, or are about to.
@@ -125,7 +125,13 @@ func (v *view) appendMembers(list []Member, t *table, shard int) []Member {
 		for _, m := range list {
 			known = known || m.Incarnation == incarnation
 		}
-		if m, ok := v.find(incarnation); ok && !known {
+		if known {
+			continue
+		}
+		// Members and tables are sorted alike, and mostly are the same.
+		if int(i) < len(v.members) && v.members[i].Incarnation == incarnation {
+			list = append(list, v.members[i].Member)
+		} else if m, ok := v.find(incarnation); ok {
 			list = append(list, m.Member)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("sim.seeds", 0, "how many seeds to run; 0: as many as take about half a minute")
+	seeds = flag.Int("sim.seeds", 0, "how many seeds to run; 0: as many as take about a minute")
 	first = flag.Uint64("sim.first", 1, "the first of them")
 	seed  = flag.Uint64("sim.seed", 0, "the only seed to run, with all that happened")
 	times = flag.Int("sim.times", 1, "how often to run it")
@@ -59,7 +59,7 @@ func TestSeeds(t *testing.T) {
 	}
 	count := *seeds
 	if count == 0 {
-		count = 100
+		count = 200
 		if testing.Short() {
 			count = 20
 		}
