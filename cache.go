@@ -159,7 +159,7 @@ func (c *Cache[V]) find(ctx context.Context, hash uint64, key string, load bool)
 	}
 	v, ok := r.decoded.(V)
 	if !ok || r.decoded == nil {
-		if v, err = c.decode(&r.entry); err != nil {
+		if v, err = c.decodeOwned(&r.entry); err != nil {
 			if v, ok, err = c.replace(ctx, key, &r.entry, load, err); ok {
 				from = SourceLoad
 			}
@@ -228,6 +228,20 @@ func (c *Cache[V]) decode(e *entry) (v V, err error) {
 		return v, fmt.Errorf("peercache: cache %q: decode: %w", c.sp.name, err)
 	}
 	return v, nil
+}
+
+// wholeValue is from when on a value that came by itself, with its head before
+// it, is worth keeping with that.
+const wholeValue = 1 << 10
+
+// decodeOwned is decode for an entry whose value is nobody else's, or shared by
+// callers who get it as well. Bytes need no copy then.
+func (c *Cache[V]) decodeOwned(e *entry) (v V, err error) {
+	if p, raw := any(&v).(*[]byte); raw && e.tag == c.tag && c.tag == codecBytes && len(e.value) >= wholeValue {
+		*p = e.value
+		return v, nil
+	}
+	return c.decode(e)
 }
 
 func checkKey(key string) error {

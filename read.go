@@ -435,8 +435,8 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	if overCalls(ctx) && n.store.holdsLarge(sp, g.key) {
 		return mux.Reply{Code: replyBulk}
 	}
-	if e, ok := n.store.get(sp, g.key); ok && e.flags&flagTombstone == 0 {
-		return n.entryReply(&e)
+	if reply, ok := n.readReply(ctx, sp, g.key); ok {
+		return reply
 	}
 	if g.mode == getStored {
 		if place == 0 {
@@ -467,6 +467,34 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		return mux.Reply{Code: replyAbsent} // neither here nor there can it be loaded
 	}
 	return n.resultReply(n.loadHere(ctx, sp, g.key, from))
+}
+
+// largeValues holds buffers for values that travel as bulk: to make room for
+// one each time costs as much as to copy it.
+var largeValues = sync.Pool{New: func() any { return new([]byte) }}
+
+// readReply answers with what this node holds of a key. ok is false when that
+// is nothing.
+func (n *Node) readReply(ctx context.Context, sp *space, key string) (reply mux.Reply, ok bool) {
+	if overCalls(ctx) || !n.store.holdsLarge(sp, key) {
+		e, ok := n.store.get(sp, key)
+		return n.entryReply(&e), ok && e.flags&flagTombstone == 0
+	}
+	buffer := largeValues.Get().(*[]byte)
+	e, ok := n.store.getTo((*buffer)[:0], sp, key)
+	free := func() {
+		if ok {
+			*buffer = e.value
+		}
+		largeValues.Put(buffer)
+	}
+	if !ok || e.flags&flagTombstone != 0 {
+		free()
+		return mux.Reply{}, false
+	}
+	reply = n.entryReply(&e)
+	reply.Free = free
+	return reply, true
 }
 
 // ownersBefore lists the owners of a shard that come before a member.

@@ -135,9 +135,12 @@ func (s *space) key(key string) lru.Key {
 
 // get returns what is held of a key and has not expired, and counts as a use.
 // The value is a copy.
-func (s *store) get(sp *space, key string) (entry, bool) {
+func (s *store) get(sp *space, key string) (entry, bool) { return s.getTo(nil, sp, key) }
+
+// getTo is get with room for the value.
+func (s *store) getTo(room []byte, sp *space, key string) (entry, bool) {
 	k := sp.key(key)
-	value, meta, ok := s.lru.Read(k, nil)
+	value, meta, ok := s.lru.Read(k, room)
 	if !ok {
 		return entry{}, false
 	}

@@ -15,17 +15,30 @@ type assembly struct {
 	size    int
 }
 
-// add appends a chunk and reports whether the body is complete.
-func (a *assembly) add(chunk []byte) (bool, error) {
-	if len(chunk) == 0 || len(chunk) > a.size-len(a.body) {
-		return false, errChunk
+// room returns what the next size bytes of the body are to be put into.
+func (a *assembly) room(size int) ([]byte, error) {
+	if size == 0 || size > a.size-len(a.body) {
+		return nil, errChunk
 	}
 	if a.body == nil {
 		a.body = make([]byte, 0, a.size)
 	}
-	a.body = append(a.body, chunk...)
-	return len(a.body) == a.size, nil
+	return a.body[len(a.body) : len(a.body)+size], nil
 }
+
+// grow counts n bytes that were put there.
+func (a *assembly) grow(n int) { a.body = a.body[:len(a.body)+n] }
+
+// add appends a chunk.
+func (a *assembly) add(chunk []byte) error {
+	p, err := a.room(len(chunk))
+	if err == nil {
+		a.grow(copy(p, chunk))
+	}
+	return err
+}
+
+func (a *assembly) complete() bool { return len(a.body) == a.size }
 
 // maxHeld bounds the bytes of bodies that are received, per direction. A peer
 // that keeps to maxStreams never meets it with its replies.
@@ -53,28 +66,53 @@ func (c *Conn) dropLocked(cl *call) {
 	}
 }
 
-// onChunk handles a piece of a body. Pieces for nobody are dropped: who
-// waited for them has left, or refused them.
-func (c *Conn) onChunk(f *wire.Frame) error {
-	if f.Flags&wire.FlagReply == 0 {
-		return c.onRequestChunk(f)
-	}
+// assemblyOf returns what a chunk is a part of, or nil: who waited for it has
+// left, or refused it.
+func (c *Conn) assemblyOf(f *wire.Frame) *assembly {
 	c.mu.Lock()
-	cl := c.calls.get(f.Call)
-	if cl == nil || cl.in == nil {
-		c.mu.Unlock()
+	defer c.mu.Unlock()
+	if f.Flags&wire.FlagReply == 0 {
+		if s := c.served[f.Call]; s != nil {
+			return s.in
+		}
+	} else if cl := c.calls.get(f.Call); cl != nil {
+		return cl.in
+	}
+	return nil
+}
+
+// onChunk handles a piece of a body.
+func (c *Conn) onChunk(f *wire.Frame) error {
+	a := c.assemblyOf(f)
+	if a == nil {
 		return nil
 	}
-	a := cl.in
-	c.mu.Unlock()
-	complete, err := a.add(f.Body) // nobody but this goroutine looks into a
-	if err != nil || !complete {
+	if err := a.add(f.Body); err != nil { // nobody but this goroutine looks into a
 		return err
 	}
+	c.onPiece(f, a)
+	return nil
+}
+
+// onPiece looks whether a body is complete.
+func (c *Conn) onPiece(f *wire.Frame, a *assembly) {
+	c.in.streaming = !a.complete()
+	switch {
+	case c.in.streaming:
+	case f.Flags&wire.FlagReply != 0:
+		c.onReplyBody(f.Call, a)
+	default:
+		c.onRequestBody(f.Call, a)
+	}
+}
+
+// onReplyBody ends a call whose reply is complete.
+func (c *Conn) onReplyBody(id uint64, a *assembly) {
 	c.mu.Lock()
-	if c.calls.get(f.Call) != cl {
+	cl := c.calls.get(id)
+	if cl == nil || cl.in != a {
 		c.mu.Unlock()
-		return nil // the caller left just now
+		return // the caller left just now
 	}
 	c.calls.take(cl, &c.out)
 	c.dropLocked(cl)
@@ -85,23 +123,18 @@ func (c *Conn) onChunk(f *wire.Frame) error {
 	cl.reply = Reply{Code: a.header.Code, Fields: a.header.Fields, Body: a.body, Took: a.arrived - cl.began, Interim: cl.told}
 	cl.reply.Fields.BodySize = 0
 	cl.done <- struct{}{}
-	return nil
 }
 
-// onRequestChunk handles a piece of a request.
-func (c *Conn) onRequestChunk(f *wire.Frame) error {
+// onRequestBody begins to serve a request that is complete.
+func (c *Conn) onRequestBody(id uint64, a *assembly) {
 	c.mu.Lock()
-	s := c.served[f.Call]
-	if s == nil || s.in == nil {
+	s := c.served[id]
+	if s == nil || s.in != a {
 		c.mu.Unlock()
-		return nil
+		return
 	}
+	s.in = nil
 	c.mu.Unlock()
-	complete, err := s.in.add(f.Body)
-	if err != nil || !complete {
-		return err
-	}
-	a := s.in
 	h := a.header
 	if h.Fields.Deadline != 0 {
 		// It was counted from the announcement. If nothing is left the handler
@@ -111,9 +144,5 @@ func (c *Conn) onRequestChunk(f *wire.Frame) error {
 		}
 	}
 	h.Fields.BodySize = 0
-	c.mu.Lock()
-	s.in = nil
-	c.mu.Unlock()
 	c.begin(s, &h, a.body)
-	return nil
 }

@@ -1,9 +1,11 @@
 package mux
 
 import (
+	"bytes"
 	"context"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +17,11 @@ import (
 
 // TestSizes: bodies around every bound, in two parts, both ways.
 func TestSizes(t *testing.T) {
+	t.Run("in memory", func(t *testing.T) { testSizes(t, pair) })
+	t.Run("over loopback", func(t *testing.T) { testSizes(t, loopback) })
+}
+
+func testSizes(t *testing.T, pair func(t testing.TB, client, server Options) (c, s *Conn)) {
 	const chunk = 64 << 10
 	c, s := pair(t, Options{}, Options{Serve: func(_ context.Context, req Request, _ func(Reply) bool) Reply {
 		return Reply{Body: req.Body[:len(req.Body)/3], Tail: req.Body[len(req.Body)/3:]}
@@ -92,8 +99,82 @@ func TestInterleaved(t *testing.T) {
 	})
 }
 
+// TestLargeAndSmall: bodies of all sizes at the same time, both ways.
+func TestLargeAndSmall(t *testing.T) {
+	c, s := loopback(t, Options{Serve: echo}, Options{Serve: echo})
+	var wg sync.WaitGroup
+	for i := range 12 {
+		wg.Go(func() {
+			from, body := c, pattern(10<<(i+7))
+			if i%2 == 0 {
+				from = s
+			}
+			for j := range 20 {
+				r, err := from.Call(t.Context(), Request{Op: uint8(j), Body: body[j:], Tail: body[:j]}, nil)
+				if err != nil || r.Code != uint8(j) || !bytes.Equal(r.Body, append(body[j:len(body):len(body)], body[:j]...)) {
+					t.Error(err, len(r.Body))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestReplyIsFreed: whatever becomes of a reply, it is told once that nothing
+// reads it any more.
+func TestReplyIsFreed(t *testing.T) {
+	var freed atomic.Int64
+	serve := func(_ context.Context, req Request, _ func(Reply) bool) Reply {
+		return Reply{Body: make([]byte, int(req.Op)<<20), Free: func() { freed.Add(1) }}
+	}
+	for _, pair := range []func(t testing.TB, client, server Options) (c, s *Conn){pair, loopback} {
+		freed.Store(0)
+		c, _ := pair(t, Options{}, Options{Serve: serve, MaxBody: 4 << 20})
+		for op := range uint8(5) {
+			_, err := c.Call(t.Context(), Request{Op: op}, nil)
+			require.NoError(t, err)
+		}
+		eventually(t, func() bool { return freed.Load() == 5 })
+		_, err := c.Call(t.Context(), Request{Op: 5}, nil)
+		requireRemote(t, wire.CodeTooLarge, err)
+		eventually(t, func() bool { return freed.Load() == 6 })
+	}
+
+	// A peer that reads nothing: while the writer stands in the middle of a
+	// body, the one who asked for it leaves.
+	freed.Store(0)
+	cn, sn := tcpPair(t)
+	defer cn.Close()
+	s := New(sn, Options{Serve: serve, WriteTimeout: time.Hour})
+	_, err := cn.Write(wire.AppendFrame(nil, &wire.Header{Kind: wire.KindRequest, Code: 16, Call: 1}, nil, nil))
+	require.NoError(t, err)
+	standing := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.out.active) == 1 && s.out.active[0].writing
+	}
+	at := int64(-1)
+	eventually(t, func() bool { // the socket has taken all that it takes
+		now := s.bytesOut.Load()
+		stands := standing() && now == at
+		at = now
+		time.Sleep(20 * time.Millisecond)
+		return stands
+	})
+	_, err = cn.Write(wire.AppendFrame(nil, &wire.Header{Kind: wire.KindCancel, Call: 1}, nil, nil))
+	require.NoError(t, err)
+	eventually(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.served) == 0
+	})
+	require.Zero(t, freed.Load(), "the writer still reads it")
+	require.NoError(t, s.Close())
+	require.EqualValues(t, 1, freed.Load())
+}
+
 // TestLargeRequestAbandoned: a caller may leave in the middle of its large
-// body, which it may change then.
+// body.
 func TestLargeRequestAbandoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, r := withRogue(t, Options{WriteTimeout: time.Hour})
@@ -107,7 +188,6 @@ func TestLargeRequestAbandoned(t *testing.T) {
 		}
 		cancel()
 		wg.Wait()
-		clear(body)
 		for i, err := range errs {
 			// The first was being written alone; the writer took no more.
 			requireSent(t, i == 0, err, context.Canceled)

@@ -36,11 +36,17 @@ func FuzzConn(f *testing.F) {
 	f.Add(frames(wire.Header{Kind: wire.KindError, Call: first}, wire.Header{Kind: wire.KindGoaway}, wire.Header{Kind: wire.KindGoaway, Flags: wire.FlagAck}))
 	f.Add(frames(wire.Header{Kind: wire.KindRequest, Fields: wire.Fields{BodySize: 1 << 40}}, wire.Header{Kind: wire.KindRequest, Call: 2, Fields: wire.Fields{Deadline: time.Microsecond}}))
 	f.Add(critical(wire.KindRequest, 1))
+	pieces := wire.AppendFrame(nil, &wire.Header{Kind: wire.KindRequest, Call: 1, Fields: wire.Fields{BodySize: 5 * minPiece}}, nil, nil)
+	for range 2 {
+		pieces = wire.AppendFrame(pieces, &wire.Header{Kind: wire.KindChunk, Call: 1}, make([]byte, 5*minPiece/2), nil)
+	}
+	f.Add(pieces)
+	f.Add(pieces[:len(pieces)-minPiece])
 	f.Add([]byte{255, 255, 255, 255, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		cn, sn := net.Pipe()
 		opts := Options{
-			MaxFrame: 8 << 10, MaxBody: 16 << 10, MaxInFlight: 8, MaxQueue: 16 << 10, Serve: echo,
+			MaxFrame: 4 * minPiece, MaxBody: 8 * minPiece, MaxInFlight: 8, MaxQueue: 16 << 10, Serve: echo,
 			Fast:   func(req *Request) (Reply, bool) { return Reply{Body: req.Body}, req.Op%2 == 1 },
 			Packet: func([]byte) {},
 		}

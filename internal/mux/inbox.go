@@ -10,12 +10,29 @@ import (
 
 // inbox is what the reading goroutine works with; held is guarded by Conn.mu.
 type inbox struct {
-	frames  *wire.FrameReader
-	frame   wire.Frame
-	req     Request // for Fast
-	scratch []byte  // of req
-	held    int     // bytes of replies under assembly
+	frames    *wire.FrameReader
+	frame     wire.Frame
+	piece     piece
+	streaming bool    // the last frame was a chunk and more are to come
+	req       Request // for Fast
+	scratch   []byte  // of req
+	held      int     // bytes of replies under assembly
 }
+
+// A piece is a chunk that is read to where it belongs.
+type piece struct {
+	frame   wire.Frame
+	of      *assembly // nil: none is
+	missing int
+}
+
+const (
+	// headFill is how much is read at a time while chunks come: the head of
+	// one, and what follows goes to where it belongs.
+	headFill = 4 << 10
+	// minPiece is how much of a chunk is worth a read of its own.
+	minPiece = 8 << 10
+)
 
 // read is the reading goroutine.
 func (c *Conn) read() {
@@ -32,7 +49,7 @@ func (c *Conn) read() {
 // readAll reads and handles frames until the connection breaks.
 func (c *Conn) readAll() error {
 	for {
-		n, err := c.in.frames.Fill()
+		n, err := c.fill()
 		if err != nil {
 			if errors.Is(err, wire.ErrTooLarge) || errors.Is(err, wire.ErrMalformed) {
 				return fmt.Errorf("%w: %w", ErrProtocol, err)
@@ -56,15 +73,76 @@ func (c *Conn) readAll() error {
 	}
 }
 
+// fill reads once.
+func (c *Conn) fill() (int, error) {
+	p := &c.in.piece
+	switch {
+	case p.of != nil:
+		room, err := p.of.room(p.missing)
+		if err != nil {
+			return 0, err
+		}
+		n, err := c.in.frames.ReadInto(room)
+		p.of.grow(n)
+		p.missing -= n
+		return n, err
+	case c.in.streaming:
+		return c.in.frames.Fill(headFill)
+	default:
+		return c.in.frames.Fill(0)
+	}
+}
+
+// beginPiece sees to it that what is missing of a chunk is read to where it
+// belongs.
+func (c *Conn) beginPiece() error {
+	p := &c.in.piece
+	missing, ok := c.in.frames.Begun(&p.frame)
+	if !ok || missing < minPiece || p.frame.Kind != wire.KindChunk {
+		return nil
+	}
+	a := c.assemblyOf(&p.frame)
+	if a == nil {
+		return nil
+	}
+	if _, err := a.room(len(p.frame.Body) + missing); err != nil {
+		return err
+	}
+	if len(p.frame.Body) > 0 {
+		_ = a.add(p.frame.Body)
+	}
+	c.in.frames.Skip()
+	p.of, p.missing = a, missing
+	return nil
+}
+
+// endPiece handles a chunk of which nothing is missing any more.
+func (c *Conn) endPiece() {
+	p := &c.in.piece
+	a := p.of
+	p.of = nil
+	c.onPiece(&p.frame, a)
+}
+
 // handleAll handles the frames that have been read.
 func (c *Conn) handleAll() error {
 	frames := int64(0)
+	if p := &c.in.piece; p.of != nil {
+		if p.missing > 0 {
+			return nil
+		}
+		c.endPiece()
+		frames++
+	}
 	for {
 		ok, bad := c.in.frames.Next(&c.in.frame)
 		if bad != nil && !errors.Is(bad, wire.ErrCritical) {
 			return fmt.Errorf("%w: %w", ErrProtocol, bad)
 		}
 		if !ok {
+			if err := c.beginPiece(); err != nil {
+				return err
+			}
 			break
 		}
 		select {

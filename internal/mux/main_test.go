@@ -26,6 +26,17 @@ func pair(t testing.TB, client, server Options) (c, s *Conn) {
 	return c, s
 }
 
+// loopback is pair over TCP.
+func loopback(t testing.TB, client, server Options) (c, s *Conn) {
+	cn, sn := tcpPair(t)
+	c, s = New(cn, client), New(sn, server)
+	t.Cleanup(func() {
+		c.Close()
+		s.Close()
+	})
+	return c, s
+}
+
 // echo answers with what it got.
 func echo(_ context.Context, req Request, _ func(Reply) bool) Reply {
 	return Reply{Code: req.Op, Fields: req.Fields, Body: req.Body}

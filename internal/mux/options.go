@@ -104,7 +104,8 @@ type Request struct {
 	Fields wire.Fields
 	// Body and Tail, one after the other, are the request's body: two, so that
 	// a value need not be copied behind its header. They must not change until
-	// Call has returned. A request received has no Tail.
+	// Call has returned, and those beyond Options.ChunkAbove never: they are
+	// written from where they lie. A request received has no Tail.
 	Body, Tail []byte
 	// Written, if not nil, is set just before the first byte of the request may
 	// reach the socket. While it is false the peer cannot have seen the request.
@@ -122,6 +123,9 @@ type Reply struct {
 	Fields wire.Fields
 	// Body and Tail, one after the other, are the reply's body.
 	Body, Tail []byte
+	// Free, in what Serve returns, is called once, when nothing reads Body and
+	// Tail any more. Nil: nobody wants to know.
+	Free func()
 	// Took is, in a Reply that Call returned, how long the peer took, from
 	// when the request was handed over until the read that brought the reply's
 	// first frame.

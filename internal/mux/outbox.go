@@ -3,6 +3,7 @@ package mux
 import (
 	"context"
 	"fmt"
+	"net"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -44,7 +45,10 @@ type stream struct {
 	call       *call       // whose request this is; nil: a reply
 	body, tail []byte
 	at, size   int
-	done       chan struct{} // closed when the last chunk was taken
+	done       chan struct{} // closed when the last chunk was written
+	free       func()        // Reply.Free, when nothing reads body and tail any more
+	writing    bool          // the writer reads them
+	left       bool          // by who waited for done: the writer calls free
 }
 
 func (o *outbox) empty() bool {
@@ -88,8 +92,9 @@ func (o *outbox) remove(s *stream) bool {
 	return false
 }
 
-// advance announces streams that may begin and appends one chunk.
-func (o *outbox) advance(chunk int) {
+// advance announces streams that may begin and appends the head of a chunk. The
+// stream that it is of is nil when there is none.
+func (o *outbox) advance(chunk int) (s *stream, body, tail []byte) {
 	for len(o.active) < maxStreams && len(o.queue) > 0 {
 		s := o.queue[0]
 		o.queue = slices.Delete(o.queue, 0, 1)
@@ -100,22 +105,23 @@ func (o *outbox) advance(chunk int) {
 		o.active = append(o.active, s)
 	}
 	if len(o.active) == 0 {
-		return
+		return nil, nil, nil
 	}
 	o.turn %= len(o.active)
-	s := o.active[o.turn]
+	s = o.active[o.turn]
 	h := wire.Header{Kind: wire.KindChunk, Call: s.header.Call}
 	if s.call == nil {
 		h.Flags = wire.FlagReply
 	}
-	body, tail := s.next(chunk)
-	o.frame(&h, body, tail)
+	body, tail = s.next(chunk)
+	o.buf = wire.AppendHead(o.buf, &h, len(body)+len(tail))
+	o.frames++
 	if s.at < s.size {
 		o.turn++
-		return
+	} else {
+		o.remove(s)
 	}
-	o.remove(s)
-	close(s.done)
+	return s, body, tail
 }
 
 // next returns the next n bytes, or what is left.
@@ -192,9 +198,17 @@ func (c *Conn) refuse(call uint64, code wire.ErrorCode, text string) error {
 	return c.control(&wire.Header{Kind: wire.KindError, Code: uint8(code), Call: call}, []byte(clip(text)))
 }
 
-// take waits for something to write and returns it; its room is used again
-// from spare. False: the connection has ended.
-func (c *Conn) take(spare []byte) ([]byte, bool) {
+// A batch is what is written at a time: frames, and the body of the chunk that
+// they end with.
+type batch struct {
+	frames     []byte
+	body, tail []byte
+	of         *stream // nil: there is no chunk
+}
+
+// take waits for something to write and puts it into b, whose room is used
+// again. False: the connection has ended.
+func (c *Conn) take(b *batch) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.err == nil && c.out.empty() {
@@ -216,17 +230,53 @@ func (c *Conn) take(spare []byte) ([]byte, bool) {
 		c.mu.Lock()
 	}
 	if c.err != nil {
-		return nil, false
+		return false
 	}
 	o := &c.out
 	o.idle = false
 	if len(o.rest) > 0 {
-		buf := o.rest
-		o.rest = nil
-		return buf, true
+		b.frames, o.rest = o.rest, nil
+		return true
 	}
-	o.advance(c.opts.ChunkSize)
-	return c.takeLocked(spare), true
+	b.of, b.body, b.tail = o.advance(c.opts.ChunkSize)
+	if b.of != nil && c.direct == nil {
+		// What is no socket takes one piece better than three.
+		o.buf = append(append(o.buf, b.body...), b.tail...)
+		b.body, b.tail = nil, nil
+	}
+	if b.of != nil {
+		b.of.writing = true
+	}
+	b.frames = c.takeLocked(b.frames[:0])
+	return true
+}
+
+// written notes that the chunk of a batch is on its way, or never will be.
+func (c *Conn) written(b *batch) {
+	s := b.of
+	b.of, b.body, b.tail = nil, nil, nil
+	if s == nil {
+		return
+	}
+	c.mu.Lock()
+	s.writing = false
+	if s.at == s.size {
+		close(s.done)
+	}
+	left := s.left
+	c.mu.Unlock()
+	if left && s.free != nil {
+		s.free()
+	}
+}
+
+// leaveLocked ends waiting for a stream. It returns what is to be called now
+// that nothing reads its body any more, if it is so.
+func (s *stream) leaveLocked() (free func()) {
+	if s.left = s.writing; s.left {
+		return nil
+	}
+	return s.free
 }
 
 // takeLocked returns the batch that has gathered and begins the next.
@@ -295,26 +345,39 @@ func (c *Conn) flushLocked(alone bool) {
 
 // write is the writing goroutine.
 func (c *Conn) write() {
-	var buf []byte
+	var b batch
+	var parts [3][]byte
+	var all net.Buffers
 	var limit time.Time // the write deadline that is set
 	for {
-		if cap(buf) > keepBuffer {
-			buf = nil
+		if cap(b.frames) > keepBuffer {
+			b.frames = nil
 		}
-		var ok bool
-		if buf, ok = c.take(buf[:0]); !ok {
+		if !c.take(&b) {
 			return
 		}
 		// Setting a deadline costs: it is moved only when a quarter is gone.
 		if now := time.Now(); limit.Sub(now) < c.opts.WriteTimeout*3/4 {
 			limit = now.Add(c.opts.WriteTimeout)
 			if err := c.nc.SetWriteDeadline(limit); err != nil {
+				c.written(&b)
 				c.Abort(fmt.Errorf("mux: write: %w", err))
 				return
 			}
 		}
-		n, err := c.nc.Write(buf)
-		c.bytesOut.Add(int64(n))
+		var n int64
+		var err error
+		if len(b.body)+len(b.tail) == 0 {
+			var short int
+			short, err = c.nc.Write(b.frames)
+			n = int64(short)
+		} else {
+			parts = [3][]byte{b.frames, b.body, b.tail}
+			all = parts[:]
+			n, err = all.WriteTo(c.nc)
+		}
+		c.bytesOut.Add(n)
+		c.written(&b)
 		if err != nil {
 			c.Abort(fmt.Errorf("mux: write: %w", err))
 			return

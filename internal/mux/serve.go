@@ -195,7 +195,7 @@ func (c *Conn) progress(s *serving, r Reply) bool {
 func (c *Conn) answer(ctx context.Context, s *serving, r Reply, failure error) {
 	h := wire.Header{Kind: wire.KindReply, Code: r.Code, Call: s.id, Fields: r.Fields}
 	h.Fields.BodySize = 0
-	size := len(r.Body) + len(r.Tail)
+	size, free := len(r.Body)+len(r.Tail), r.Free
 	switch {
 	case failure == errLate:
 		h, r, size = errorFrame(s.id, wire.CodeDeadline, failure.Error())
@@ -212,10 +212,13 @@ func (c *Conn) answer(ctx context.Context, s *serving, r Reply, failure error) {
 			c.hush()
 		}
 		c.mu.Unlock()
+		if free != nil {
+			free()
+		}
 	}()
 	s.ended = true
 	if size > c.opts.ChunkAbove {
-		c.streamLocked(ctx, s, &h, r, size)
+		free = c.streamLocked(ctx, s, &h, r, size)
 		return
 	}
 	err := c.roomLocked(ctx, wire.Size(&h, size))
@@ -230,13 +233,13 @@ func (c *Conn) answer(ctx context.Context, s *serving, r Reply, failure error) {
 }
 
 // streamLocked sends a large reply in chunks. It unlocks Conn.mu while it
-// waits.
-func (c *Conn) streamLocked(ctx context.Context, s *serving, h *wire.Header, r Reply, size int) {
+// waits. What it returns is to be called, without Conn.mu, unless nil.
+func (c *Conn) streamLocked(ctx context.Context, s *serving, h *wire.Header, r Reply, size int) (free func()) {
 	if s.canceled || c.err != nil {
-		return
+		return r.Free
 	}
 	h.Fields.BodySize = uint64(size)
-	out := &stream{header: *h, body: r.Body, tail: r.Tail, size: size, done: make(chan struct{})}
+	out := &stream{header: *h, body: r.Body, tail: r.Tail, size: size, done: make(chan struct{}), free: r.Free}
 	c.out.add(out)
 	c.kickLocked()
 	c.mu.Unlock()
@@ -251,6 +254,7 @@ func (c *Conn) streamLocked(ctx context.Context, s *serving, h *wire.Header, r R
 			c.lateLocked(s, ctx.Err())
 		}
 	}
+	return out.leaveLocked()
 }
 
 // lateLocked tells the caller that its deadline passed before the answer could

@@ -63,16 +63,23 @@ func Size(h *Header, body int) int { return HeaderSize + h.Fields.size() + body 
 // and tail. The caller sees to it that the frame is within the receiver's
 // bound and h.Call within MaxCall.
 func AppendFrame(dst []byte, h *Header, body, tail []byte) []byte {
+	dst = AppendHead(dst, h, len(body)+len(tail))
+	dst = append(dst, body...)
+	return append(dst, tail...)
+}
+
+// AppendHead appends the part of a frame before its body, which is to have
+// size bytes and to follow.
+func AppendHead(dst []byte, h *Header, size int) []byte {
 	fields := h.Fields.size()
 	var b [HeaderSize]byte
-	binary.BigEndian.PutUint64(b[0:], uint64(minLength+fields+len(body)+len(tail))<<32|uint64(h.Kind)<<24|uint64(h.Code)<<16|uint64(fields))
+	binary.BigEndian.PutUint64(b[0:], uint64(minLength+fields+size)<<32|uint64(h.Kind)<<24|uint64(h.Code)<<16|uint64(fields))
 	binary.BigEndian.PutUint64(b[8:], uint64(h.Flags)<<56|h.Call&MaxCall)
 	dst = append(dst, b[:]...)
 	if fields > 0 {
 		dst = h.Fields.append(dst)
 	}
-	dst = append(dst, body...)
-	return append(dst, tail...)
+	return dst
 }
 
 // Void turns the encoded frame that frame begins with into one that receivers
@@ -87,6 +94,12 @@ func Parse(b []byte, max int, f *Frame) (size int, err error) {
 	if err != nil || size == 0 || len(b) < size {
 		return 0, err
 	}
+	return parse(b, size, f)
+}
+
+// parse reads the frame of size bytes that b begins with. Of its body there may
+// be a part only.
+func parse(b []byte, size int, f *Frame) (int, error) {
 	w0, w1 := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
 	f.Kind, f.Code = Kind(w0>>24), uint8(w0>>16)
 	f.Flags, f.Call = Flags(w1>>56), w1&MaxCall
@@ -98,14 +111,19 @@ func Parse(b []byte, max int, f *Frame) (size int, err error) {
 	if fields > MaxFields || fields > size-HeaderSize {
 		return 0, fmt.Errorf("%w: %d bytes of fields in %d", ErrMalformed, fields, size)
 	}
-	f.Body = b[HeaderSize+fields : size : size]
+	if len(b) < HeaderSize+fields {
+		return 0, nil
+	}
+	end := min(size, len(b))
+	f.Body = b[HeaderSize+fields : end : end]
 	if fields > 0 {
-		err = f.Fields.parse(b[HeaderSize : HeaderSize+fields])
+		err := f.Fields.parse(b[HeaderSize : HeaderSize+fields])
 		if err != nil && !errors.Is(err, ErrCritical) {
 			return 0, err
 		}
+		return size, err
 	}
-	return size, err
+	return size, nil
 }
 
 // frameSize returns the size of the frame that b begins with, or 0 when b is

@@ -44,20 +44,54 @@ func (r *FrameReader) Next(f *Frame) (bool, error) {
 	return true, err
 }
 
-// Fill reads from the stream once and returns how much came. It blocks as the
-// stream does. The end of the stream within a frame is io.ErrUnexpectedEOF.
-func (r *FrameReader) Fill() (int, error) {
+// Begun gives the frame of which only a part has been read, when Next has given
+// all before: f.Body is what there is of its body, and missing how much is not.
+// False: there is none, or not enough of it.
+func (r *FrameReader) Begun(f *Frame) (missing int, ok bool) {
+	b := r.buf[r.at:r.end]
+	size, err := frameSize(b, r.max)
+	if err != nil || size <= len(b) || len(b) < HeaderSize {
+		return 0, false
+	}
+	if n, err := parse(b, size, f); n == 0 || err != nil {
+		return 0, false
+	}
+	return size - len(b), true
+}
+
+// Skip drops what has been read and not parsed: the caller has taken the frame
+// that Begun gave, and reads what is missing of it with ReadInto.
+func (r *FrameReader) Skip() { r.at, r.end = 0, 0 }
+
+// ReadInto is Fill for a part of a frame's body, which goes to p. More than p
+// is not read.
+func (r *FrameReader) ReadInto(p []byte) (int, error) { return r.read(p, true) }
+
+// Fill reads from the stream once, at most so many bytes unless it is 0, and
+// returns how much came. It blocks as the stream does. The end of the stream
+// within a frame is io.ErrUnexpectedEOF.
+func (r *FrameReader) Fill(most int) (int, error) {
 	if err := r.makeRoom(); err != nil {
 		return 0, err
 	}
+	p := r.buf[r.end:]
+	if most > 0 && most < len(p) {
+		p = p[:most]
+	}
+	n, err := r.read(p, r.end > r.at)
+	r.end += n
+	r.full = n > 0 && r.end == len(r.buf)
+	return n, err
+}
+
+// read reads once; within tells that a frame has begun.
+func (r *FrameReader) read(p []byte, within bool) (int, error) {
 	for range 100 {
-		n, err := r.r.Read(r.buf[r.end:])
-		r.end += n
+		n, err := r.r.Read(p)
 		if n > 0 {
-			r.full = r.end == len(r.buf)
 			return n, nil // an error comes again
 		}
-		if err == io.EOF && r.end > r.at {
+		if err == io.EOF && within {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
@@ -111,7 +145,7 @@ func (r *FrameReader) Read(f *Frame) error {
 		if ok, err := r.Next(f); ok || err != nil {
 			return err
 		}
-		if _, err := r.Fill(); err != nil {
+		if _, err := r.Fill(0); err != nil {
 			return err
 		}
 	}

@@ -46,6 +46,55 @@ func TestFrameReader(t *testing.T) {
 	}
 }
 
+// TestFrameReaderPieces: of a frame that is under way the rest can be read to
+// where it belongs, and the frames after it follow.
+func TestFrameReaderPieces(t *testing.T) {
+	sizes := []int{0, 1, 5000, 0, 100_000, 3, 300_000, 65_536 - HeaderSize, 65_536, 10, 0}
+	for name, whole := range map[string]func(io.Reader) io.Reader{
+		"all at once":     func(r io.Reader) io.Reader { return r },
+		"byte by byte":    iotest.OneByteReader,
+		"halves":          iotest.HalfReader,
+		"data with error": iotest.DataErrReader,
+	} {
+		t.Run(name, func(t *testing.T) {
+			fr := NewFrameReader(whole(bytes.NewReader(stream(sizes...))), testMax)
+			var f Frame
+			pieces := 0
+			for i, n := range sizes {
+				for {
+					ok, err := fr.Next(&f)
+					require.NoError(t, err)
+					if ok {
+						break
+					}
+					missing, ok := fr.Begun(&f)
+					if !ok {
+						_, err := fr.Fill(100)
+						require.NoError(t, err)
+						continue
+					}
+					require.Equal(t, n, len(f.Body)+missing)
+					body := append(make([]byte, 0, n), f.Body...)
+					fr.Skip()
+					for len(body) < n {
+						got, err := fr.ReadInto(body[len(body):n])
+						require.NoError(t, err)
+						body = body[:len(body)+got]
+					}
+					f.Body = body
+					pieces++
+					break
+				}
+				require.Equal(t, uint64(i), f.Call)
+				require.Equal(t, n, bytes.Count(f.Body, []byte{byte(i)}))
+			}
+			_, err := fr.Fill(100)
+			require.Equal(t, io.EOF, err)
+			require.Positive(t, pieces)
+		})
+	}
+}
+
 func TestFrameReaderEnd(t *testing.T) {
 	data := stream(10)
 	for i := range data {
@@ -56,6 +105,14 @@ func TestFrameReaderEnd(t *testing.T) {
 			require.Equal(t, io.ErrUnexpectedEOF, err)
 		}
 	}
+	fr := NewFrameReader(bytes.NewReader(data[:HeaderSize]), testMax)
+	_, err := fr.Fill(0)
+	require.NoError(t, err)
+	missing, ok := fr.Begun(new(Frame))
+	require.True(t, ok)
+	fr.Skip()
+	_, err = fr.ReadInto(make([]byte, missing))
+	require.Equal(t, io.ErrUnexpectedEOF, err)
 	broken := errors.New("broken")
 	require.Equal(t, broken, NewFrameReader(iotest.ErrReader(broken), testMax).Read(new(Frame)))
 	stuck := readerFunc(func([]byte) (int, error) { return 0, nil })
