@@ -238,7 +238,7 @@ const wholeValue = 1 << 10
 // callers who get it as well. Bytes need no copy then.
 func (c *Cache[V]) decodeOwned(e *entry) (v V, err error) {
 	if p, raw := any(&v).(*[]byte); raw && e.tag == c.tag && c.tag == codecBytes && len(e.value) >= wholeValue {
-		*p = e.value
+		*p = slices.Clip(e.value) // or who appends would write where others do
 		return v, nil
 	}
 	return c.decode(e)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/peercache/peercache"
 	"github.com/peercache/peercache/peercachetest"
 )
 
@@ -116,5 +117,35 @@ func TestNodeFrozenAgainAndAgain(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 		}
 		waitTables(c, deathKnown, c.Running()...)
+	})
+}
+
+// A node that goes on after a pause serves nothing as up to date before the
+// others count it in again: until then they do not send it what is written.
+func TestReadsAfterAPauseAreNotOlder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 4)
+		all := caches(t, c, peercache.Options[string]{})
+		keys := append(keysOf(c, 20, 0), keysOf(c, 20, 1, 0)...)
+		for _, key := range keys {
+			require.NoError(t, all[1].Set(ctx, key, "before"))
+		}
+		for range 5 {
+			c.Pause(0)
+			waitTables(c, deathKnown, c.Nodes[1:]...)
+			time.Sleep(time.Second)
+			c.Resume(0)
+			for i := range 100 {
+				key, value := keys[i%len(keys)], fmt.Sprint("value ", i)
+				require.NoError(t, all[1].Set(ctx, key, value))
+				v, ok, err := all[0].Lookup(ctx, key)
+				require.NoError(t, err)
+				require.True(t, ok)
+				require.Equal(t, value, v)
+				time.Sleep(5 * time.Millisecond)
+			}
+			c.WaitAgree()
+		}
 	})
 }

@@ -23,6 +23,7 @@ const (
 	youLack   uint8 = 1 << iota // who answers lacks something that the asker has
 	iLack                       // the asker lacks something
 	notHolder                   // who answers does not hold the shard
+	notYours                    // who answers does not see that the asker holds it: what is written is not sent to the asker
 )
 
 // compares lets the holders of a shard find out who missed a write: whatever
@@ -258,12 +259,15 @@ func (n *Node) serveCompare(from mux.Identity, req mux.Request) mux.Reply {
 		if r.Err() != nil {
 			break
 		}
+		verdict := uint8(0)
+		if !v.holds(from.Incarnation, shard) {
+			verdict |= notYours
+		}
 		if !v.holds(n.incarnation, shard) {
-			verdicts = append(verdicts, notHolder)
+			verdicts = append(verdicts, verdict|notHolder)
 			continue
 		}
 		mine := n.vectors.marks(shard)
-		verdict := uint8(0)
 		differ := cleared != n.store.clearDigest(shard) // no telling who is behind
 		if differ || !covers(mine, theirs) {
 			verdict |= youLack

@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"context"
+	"slices"
 
 	"github.com/peercache/peercache/lru"
 )
@@ -52,6 +53,7 @@ func (c *Cache[V]) ownHit(hash uint64, key string) (v V, ok bool) {
 		if *p, meta, ok = n.store.lru.Read(k, nil); *p == nil {
 			*p = []byte{}
 		}
+		*p = slices.Clip(*p) // it may be shared by those who append to it
 		size = len(*p)
 		ok = ok && c.plain(meta)
 	} else {

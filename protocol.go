@@ -108,6 +108,7 @@ const (
 	getLookup uint8 = iota // what this very node holds, tombstones included
 	getStored              // what the key's owners hold, without loading
 	getLoad                // that, or what the loader gives
+	getHeld                // getLookup of who holds the shard: who does not says so
 )
 
 // A getRequest is the body of opGet.
@@ -140,7 +141,7 @@ func parseGet(body []byte) (g getRequest, cache, key []byte, err error) {
 	r := wire.NewReader(body)
 	g = getRequest{mode: r.Byte(), canLoad: r.Bool(), asked: r.Bool()}
 	cache, key = r.Bytes(maxCacheName), r.Bytes(maxKeyBytes)
-	if g.mode > getLoad {
+	if g.mode > getHeld {
 		r.Fail("mode of a get")
 	}
 	return g, cache, key, r.End()

@@ -82,17 +82,23 @@ func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result
 // copyFromCoOwners takes over what the other owners hold of a key, the former
 // owners included while the shard is being filled. Those who do not answer
 // soon are left out. absent says that this node was away: then those who seem to
-// be out of reach are asked as well. It reports whether all answered.
+// be out of reach are asked as well, and who does not hold the shard has nothing
+// to say: it is this node that sees the wrong owners. It reports whether all
+// answered.
 func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, absent bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
 	shard := shardOf(sp.keyspace, key)
+	mode := getLookup
+	if absent {
+		mode = getHeld
+	}
 	sources := n.handoff.sources(shard)
 	copies := make([]copied, len(sources))
 	var wait sync.WaitGroup
 	for i, m := range sources {
 		if absent || n.peers.healthy(m) {
-			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key) })
+			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key, mode) })
 		}
 	}
 	wait.Wait()
@@ -117,9 +123,9 @@ type copied struct {
 
 // copyFrom takes over what one member holds of a key. A connection that broke
 // is made again: after a pause of this node all do.
-func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) copied {
+func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, mode uint8) copied {
 	for ctx.Err() == nil {
-		got, err := n.callGet(ctx, m, sp, key, getLookup, false, nil)
+		got, err := n.callGet(ctx, m, sp, key, mode, false, nil)
 		if err == nil && got.held {
 			from := fromOther
 			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
@@ -127,7 +133,7 @@ func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) co
 			}
 			n.store.apply(sp, key, got.entry, from)
 		}
-		if err == nil || isGone(err) {
+		if err == nil && got.notOwner == nil || isGone(err) {
 			return copied{answered: true, held: got.held, floor: got.floor}
 		}
 		sleep(ctx, busyPause)
@@ -349,7 +355,7 @@ func (n *Node) sign(reply *mux.Reply) {
 // need not be loaded.
 func (n *Node) getFast(req *mux.Request) (mux.Reply, bool) {
 	g, cache, name, err := parseGet(req.Body)
-	if err != nil || g.mode == getLookup {
+	if err != nil || g.mode == getLookup || g.mode == getHeld {
 		return mux.Reply{}, false
 	}
 	sp := n.store.known(cache)
@@ -409,14 +415,17 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		return errorReply(err)
 	}
 	sp.count.serverRequests.Add(1)
-	if g.mode == getLookup {
+	v := n.view.Load()
+	shard := shardOf(sp.keyspace, g.key)
+	if g.mode == getHeld && !v.holds(n.incarnation, shard) {
+		return n.notOwnerReply(v, shard)
+	}
+	if g.mode == getLookup || g.mode == getHeld {
 		if e, ok := n.store.peek(sp, g.key); ok {
 			return n.entryReply(&e)
 		}
 		return mux.Reply{Code: replyAbsent, Body: appendVersion(nil, n.store.standing(sp, g.key).order.w)}
 	}
-	v := n.view.Load()
-	shard := shardOf(sp.keyspace, g.key)
 	place := v.place(n.incarnation, shard)
 	if place < 0 && req.Fields.Digest != v.digest && n.handoff.filled(shard) {
 		// The asker sees an owner already in who will be one: a leaver does,

@@ -94,7 +94,8 @@ func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, gi
 }
 
 // compared asks a source which shards it has more of, as far as this node was
-// only away, and returns those and the others.
+// only away, and returns those and the others. A source that does not see yet
+// that this node holds a shard says nothing about what comes next.
 func (h *handoff) compared(ctx context.Context, source Member, shards []int, given func(int, *shardFetch)) (rest []int, err error) {
 	var absent []int
 	for _, shard := range shards {
@@ -116,7 +117,7 @@ func (h *handoff) compared(ctx context.Context, source Member, shards []int, giv
 			return slices.Concat(rest, part, absent), err
 		}
 		for i, verdict := range verdicts {
-			if verdict&(iLack|notHolder) == 0 {
+			if verdict&(iLack|notHolder|notYours) == 0 {
 				given(part[i], nil)
 			} else {
 				rest = append(rest, part[i])

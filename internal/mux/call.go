@@ -126,8 +126,8 @@ func (c *Conn) Call(ctx context.Context, req Request, onProgress func(Reply)) (R
 
 // Try is Call for a caller who has something else to do when the answer takes
 // longer than patience, or an interim reply says that it will. Pending is then
-// the call, whose answer the caller waits for with Wait, once; until Wait has
-// returned Body and Tail must not change. Else pending is zero.
+// the call, whose answer the caller waits for with Wait, once; as with Call, Body
+// and Tail must not change until Wait has returned. Else pending is zero.
 func (c *Conn) Try(ctx context.Context, req Request, patience time.Duration) (reply Reply, pending Pending, err error) {
 	cl, err := c.ask(ctx, &req, max(patience, 1), true)
 	if err != nil {

@@ -114,6 +114,37 @@ func TestNothingIsHandledAfterAbort(t *testing.T) {
 	require.Equal(t, 1, handled)
 }
 
+// TestNothingIsServedAfterAbort: a request of which the last piece came with
+// the read that ended the connection.
+func TestNothingIsServedAfterAbort(t *testing.T) {
+	var c *Conn
+	served, ready := false, make(chan struct{})
+	const size = 4 * minPiece
+	c, r := withRogue(t, Options{
+		Serve: func(_ context.Context, req Request, _ func(Reply) bool) Reply {
+			served = true
+			return Reply{}
+		},
+		Heard: func() error {
+			<-ready
+			c.mu.Lock()
+			s := c.served[1]
+			last := s != nil && s.in != nil && s.in.complete()
+			c.mu.Unlock()
+			if last {
+				c.Abort(nil)
+			}
+			return nil
+		},
+	})
+	close(ready)
+	r.send(wire.Header{Kind: wire.KindRequest, Call: 1, Fields: wire.Fields{BodySize: size}})
+	r.send(wire.Header{Kind: wire.KindChunk, Call: 1}, make([]byte, size)...)
+	<-c.Done()
+	c.Close()
+	require.False(t, served)
+}
+
 func TestPackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string

@@ -131,6 +131,11 @@ func (c *Conn) handleAll() error {
 		if p.missing > 0 {
 			return nil
 		}
+		select {
+		case <-c.broken:
+			return c.Err()
+		default:
+		}
 		c.endPiece()
 		frames++
 	}
@@ -167,6 +172,7 @@ func (c *Conn) handleAll() error {
 // handle handles a frame, of which bad says that it has a critical field that
 // is not known here.
 func (c *Conn) handle(f *wire.Frame, bad error) error {
+	c.in.streaming = false // onChunk knows better
 	switch f.Kind {
 	case wire.KindRequest:
 		return c.onRequest(f, bad)

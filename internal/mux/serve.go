@@ -204,6 +204,7 @@ func (c *Conn) answer(ctx context.Context, s *serving, r Reply, failure error) {
 	case size > c.opts.MaxBody:
 		h, r, size = errorFrame(s.id, wire.CodeTooLarge, fmt.Sprintf("reply of %d bytes, at most %d", size, c.opts.MaxBody))
 	}
+	r.Free = free // of the reply that it was
 	c.mu.Lock()
 	defer func() {
 		delete(c.served, s.id)
