@@ -148,7 +148,7 @@ func (c *Cache[V]) find(ctx context.Context, hash uint64, key string, load bool)
 	// The token comes before all else: what is read after a write that came
 	// since then must not be kept near.
 	token := c.near.token(hash)
-	owned := c.n.view.Load().owns(c.n.incarnation, shardOfHash(hash))
+	owned := c.n.holdsAll(shardOfHash(hash))
 	began := c.n.clock.Elapsed()
 	r := c.n.find(ctx, c.sp, key, load)
 	if r.err != nil {
@@ -356,7 +356,6 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	var about []missing // each of rest
 	failed := make(map[string]error)
 	c.n.pauses.glance()
-	v := c.n.view.Load()
 	for _, key := range keys {
 		hash := hashOf(c.sp.keyspace, key)
 		if v, ok := c.nearHit(hash, key); ok {
@@ -370,7 +369,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 		}
 		token := c.near.token(hash)
 		rest = append(rest, key)
-		about = append(about, missing{hash, token, v.owns(c.n.incarnation, shardOfHash(hash))})
+		about = append(about, missing{hash, token, c.n.holdsAll(shardOfHash(hash))})
 	}
 	began := c.n.clock.Elapsed()
 	for i, r := range c.n.findMany(ctx, c.sp, rest, c.loads) {

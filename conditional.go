@@ -134,10 +134,6 @@ func (n *Node) applyStaged(sp *space, key string, op uint64, e entry) (held stan
 // stampConditional decides a conditional write and brings it to all owners.
 func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
 	shard := shardOf(sp.keyspace, w.key)
-	if n.view.Load().place(n.incarnation, shard) != 0 {
-		w.err = fmt.Errorf("%w: another member is the first owner of the key", ErrUnavailable)
-		return
-	}
 	key := flightKey{sp.id, w.key}
 	endTurn, err := n.stages.turn(ctx, key)
 	if err != nil {
@@ -146,6 +142,10 @@ func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
 	}
 	defer endTurn()
 	n.handoff.settle(ctx, sp, w.key, shard)
+	if n.view.Load().place(n.incarnation, shard) != 0 {
+		w.err = fmt.Errorf("%w: another member is the first owner of the key", ErrUnavailable)
+		return
+	}
 	if w.err = n.decide(ctx, sp, w); errors.Is(w.err, errBehind) {
 		// Something did not reach this node, a copy of a load say. The condition
 		// may be about that.
@@ -167,10 +167,14 @@ func (n *Node) decide(ctx context.Context, sp *space, w *write) error {
 	if !ok {
 		return ErrConflict
 	}
-	stamp := n.hlc.next()
+	stamp, pauses := n.hlc.next(), n.pauses.look()
 	e.order = order{stamp, stamp}
 	if err := n.prepare(ctx, sp, w, base, stamp); err != nil {
 		return err
+	}
+	if n.pauses.look() != pauses {
+		// The others confirmed it a while ago, and decide by themselves since.
+		return fmt.Errorf("%w: the first owner of the key was stopped while it decided", ErrUnavailable)
 	}
 	// A plain write may have come since the condition was looked at.
 	held, applied, err := n.store.applyOn(sp, w.key, e, fromRequest, &base)

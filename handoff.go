@@ -56,6 +56,7 @@ type filling struct {
 	fresh  bool     // the node had nothing of the shard
 	all    bool     // all holders have to be heard, and not only those in former
 	absent bool     // it was only away: who has applied no more than this node has nothing for it
+	away   bool     // it was away: who it sees as holders may hold nothing
 	former []Member // who else may have it: its owners before, another side's, or who has what was missed
 }
 
@@ -104,14 +105,12 @@ func (h *handoff) filled(shard int) bool { return h.state[shard].Load() <= shard
 // as it takes them to be found or to leave the table.
 func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) bool {
 	for !h.filled(shard) {
-		if h.state[shard].Load() == shardStale {
-			h.reunited(ctx)
-		}
-		absent := h.fromAll(shard) && h.state[shard].Load() == shardStale
-		if h.n.copyFromCoOwners(ctx, sp, key, absent) {
+		h.reunited(ctx)
+		away := h.wasAway(shard)
+		if h.n.copyFromCoOwners(ctx, sp, key, away) {
 			return true
 		}
-		if !absent || h.n.clock.Elapsed()-time.Duration(h.resumed.Load()) > reuniteTime || ctx.Err() != nil {
+		if !away || ctx.Err() != nil {
 			return false
 		}
 	}
@@ -252,6 +251,7 @@ func (h *handoff) fillLocked(shard int, now filling) {
 		now.all = now.all || f.all
 		now.fresh = now.fresh && f.fresh
 		now.absent = now.absent && f.absent
+		now.away = now.away || f.away
 		for _, m := range f.former {
 			if !contains(now.former, m.Incarnation) {
 				now.former = append(now.former, m)
@@ -319,11 +319,11 @@ func (h *handoff) copied(shard int) {
 	}
 }
 
-// fromAll reports whether all who hold a shard have to be heard before it is
-// good again.
-func (h *handoff) fromAll(shard int) bool {
+// wasAway reports whether a shard is to be filled since this node was paused, a
+// moment ago.
+func (h *handoff) wasAway(shard int) bool {
 	f := h.fillingOf(shard)
-	return f == nil || f.all
+	return f != nil && f.away && h.n.clock.Elapsed()-time.Duration(h.resumed.Load()) <= reuniteTime
 }
 
 // isFresh reports whether this node has nothing of a shard but what it copied
@@ -349,7 +349,7 @@ func (h *handoff) stale() {
 	for shard := range shardCount {
 		if v.holds(h.n.incarnation, shard) {
 			h.state[shard].CompareAndSwap(shardFilled, shardStale)
-			h.fillLocked(shard, filling{all: true, absent: true})
+			h.fillLocked(shard, filling{all: true, absent: true, away: true})
 		}
 	}
 	h.alone.Store(true)

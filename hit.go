@@ -39,10 +39,9 @@ func (c *Cache[V]) getPast(ctx context.Context, hash uint64, key string) (V, Sou
 func (c *Cache[V]) ownHit(hash uint64, key string) (v V, ok bool) {
 	n, shard := c.n, shardOfHash(hash)
 	// The token before the view: when a shard is lost, near values are dropped
-	// after the view has changed. The view before the shard's state: a shard is
-	// marked before the view in which it has to be filled is there to see.
+	// after the view has changed.
 	token := c.near.token(hash)
-	if n.life.Err() != nil || !n.view.Load().owns(n.incarnation, shard) || !n.handoff.filled(shard) {
+	if n.life.Err() != nil || !n.holdsAll(shard) {
 		return v, false
 	}
 	k := lru.Key{Hash: hash, Space: c.sp.id, Shard: uint16(shard), Name: key}
@@ -72,6 +71,14 @@ func (c *Cache[V]) ownHit(hash uint64, key string) (v V, ok bool) {
 		c.near.put(hash, key, v, size, meta.Expires, token)
 	}
 	return c.handOut(v), true
+}
+
+// holdsAll reports whether this node owns a shard and has all of it: then every
+// write of it comes here.
+func (n *Node) holdsAll(shard int) bool {
+	// The view before the shard's state: a shard is marked before the view in
+	// which it has to be filled is there to see.
+	return n.view.Load().owns(n.incarnation, shard) && n.handoff.filled(shard)
 }
 
 // plain tells whether an entry is a value of this cache's codec.

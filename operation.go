@@ -3,6 +3,7 @@ package peercache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -75,6 +76,19 @@ func (o *operations) end(w *write) {
 	}
 	op.version, op.err = w.version, w.err
 	close(op.done)
+	if w.err == errLate || w.err == errElsewhere {
+		o.forget(w.op)
+	}
+}
+
+// forget makes an operation new here.
+func (o *operations) forget(id uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if i := slices.Index(o.queue, id); i >= 0 {
+		o.queue = slices.Delete(o.queue, i, i+1)
+		delete(o.byID, id)
+	}
 }
 
 // applied notes that a write came from its stamper, and reports whether it is

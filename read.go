@@ -24,11 +24,13 @@ func (n *Node) find(ctx context.Context, sp *space, key string, load bool) resul
 		return result{err: ErrClosed}
 	}
 	n.pauses.look()
-	v := n.view.Load()
 	shard := shardOf(sp.keyspace, key)
+	v := n.view.Load()
+	if v.place(n.incarnation, shard) >= 0 {
+		_, v = n.settle(ctx, sp, key, v)
+	}
 	place := v.place(n.incarnation, shard)
 	if place >= 0 {
-		n.handoff.settle(ctx, sp, key, shard)
 		if e, ok := n.store.get(sp, key); ok && e.flags&flagTombstone == 0 {
 			sp.count.hits.Add(1)
 			return ownResult(e)
@@ -38,6 +40,21 @@ func (n *Node) find(ctx context.Context, sp *space, key string, load bool) resul
 		return n.findAsPrimary(ctx, sp, key, load)
 	}
 	return n.fetch(ctx, sp, shard, key, load)
+}
+
+// settle is [handoff.settle] for a key that this node owns in a view, and in the
+// views that come up meanwhile. It returns the last one: by that others may own
+// the key.
+func (n *Node) settle(ctx context.Context, sp *space, key string, v *view) (settled bool, now *view) {
+	shard := shardOf(sp.keyspace, key)
+	for {
+		settled = n.handoff.settle(ctx, sp, key, shard)
+		now = n.view.Load()
+		if now == v || now.place(n.incarnation, shard) < 0 || ctx.Err() != nil {
+			return settled, now
+		}
+		v = now
+	}
 }
 
 func resultOf(e entry) result {
@@ -81,23 +98,23 @@ func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result
 
 // copyFromCoOwners takes over what the other owners hold of a key, the former
 // owners included while the shard is being filled. Those who do not answer
-// soon are left out. absent says that this node was away: then those who seem to
+// soon are left out. away says that this node was paused: then those who seem to
 // be out of reach are asked as well, and who does not hold the shard has nothing
 // to say: it is this node that sees the wrong owners. It reports whether all
 // answered.
-func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, absent bool) bool {
+func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
 	shard := shardOf(sp.keyspace, key)
 	mode := getLookup
-	if absent {
+	if away {
 		mode = getHeld
 	}
 	sources := n.handoff.sources(shard)
 	copies := make([]copied, len(sources))
 	var wait sync.WaitGroup
 	for i, m := range sources {
-		if absent || n.peers.healthy(m) {
+		if away || n.peers.healthy(m) {
 			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key, mode) })
 		}
 	}
@@ -439,7 +456,10 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	settled := true
 	if !n.handoff.filled(shard) {
 		progress(mux.Reply{Code: progressLoading}) // the others may take their time
-		settled = n.handoff.settle(ctx, sp, g.key, shard)
+		settled, v = n.settle(ctx, sp, g.key, v)
+		if place = v.place(n.incarnation, shard); place < 0 {
+			return n.notOwnerReply(v, shard)
+		}
 	}
 	if overCalls(ctx) && n.store.holdsLarge(sp, g.key) {
 		return mux.Reply{Code: replyBulk}

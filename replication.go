@@ -88,8 +88,18 @@ type stamping struct {
 // stampPlain stamps writes whatever is there.
 func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 	n.settleEach(ctx, sp, writes)
+	v := n.view.Load()
 	pending := make([]*stamping, 0, len(writes))
 	for _, w := range writes {
+		// To settle a key may have taken a while.
+		if !v.owns(n.incarnation, shardOf(sp.keyspace, w.key)) {
+			w.err = errElsewhere
+			continue
+		}
+		if w.late(n.hlc.read()) {
+			w.err = errLate
+			continue
+		}
 		s := &stamping{w, stamped{sp: sp, key: w.key, op: w.op, entry: n.entryOfWrite(w)}}
 		if n.stampOne(s) {
 			pending = append(pending, s)
@@ -106,7 +116,14 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 			s.write.err = outcome.errorOf(i)
 			// Somebody holds something later than the stamp: move past it, or
 			// the write would be acknowledged and not be there.
-			if round < maxRestamps && !n.followed(ctx, &s.item, outcome.above[i]) && n.stampOne(s) {
+			if round == maxRestamps || n.followed(ctx, &s.item, outcome.above[i]) {
+				continue
+			}
+			if w := s.write; w.late(n.hlc.read()) && w.left() {
+				w.err = errLate // by now it is what another owner made of it
+				continue
+			}
+			if n.stampOne(s) {
 				again = append(again, s)
 			}
 		}

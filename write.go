@@ -38,6 +38,8 @@ type write struct {
 	keepTTL bool          // the expiry that the key has is kept instead
 	cond    bool          // only if the key's version is base
 	base    Version
+	until   uint64      // the clock until which an owner may stamp it for another node; 0: it is this node's
+	left    func() bool // tells whether that node waits no more
 
 	version Version // the outcome, like err
 	err     error
@@ -191,7 +193,14 @@ func (w *write) avoid(m Member, why error) {
 func (n *Node) writeTo(ctx context.Context, sp *space, owner Member, writes []*write) (again []*write) {
 	if owner.Incarnation == n.incarnation {
 		n.stamp(ctx, sp, writes)
-		return nil
+		for _, w := range writes {
+			if w.err == errElsewhere {
+				w.err = nil
+				w.avoid(owner, errElsewhere)
+				again = append(again, w)
+			}
+		}
+		return again
 	}
 	for chunk := range chunks(writes) {
 		again = append(again, n.attempt(ctx, sp, owner, chunk)...)
@@ -400,6 +409,7 @@ func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mu
 	// It must not apply it then.
 	// What it applied before then it knows by its id, and answers for.
 	late := n.hlc.read() > until
+	left := func() bool { return ctx.Err() != nil }
 	sign := time.AfterFunc(writeSign, func() { progress(mux.Reply{Code: progressLoading}) })
 	defer sign.Stop()
 	v := n.view.Load()
@@ -416,14 +426,19 @@ func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mu
 			// still. Both would decide.
 			w.err = errEarly
 		default:
+			w.until, w.left = until, left
 			mine = append(mine, w)
 		}
 	}
-	ctx, cancel := n.stamping(ctx)
+	stamping, cancel := n.stamping(ctx)
 	defer cancel()
-	n.stamp(ctx, sp, mine)
+	n.stamp(stamping, sp, mine)
 	return writeReply(writes)
 }
+
+// late reports whether the node that sent a write may have asked another owner
+// to stamp it.
+func (w *write) late(now uint64) bool { return w.until != 0 && now > w.until }
 
 // stamping returns the context of writes that are stamped for a peer: a broken
 // connection does not end them, for the peer asks again, and they end early
