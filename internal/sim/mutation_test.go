@@ -41,13 +41,14 @@ type mutation struct {
 
 var table = []mutation{
 	{name: "1 a stamp moves past what another owner holds", test: []string{".", "TestWriteGoesPast"}, edits: []edit{
-		{"replication.go", "if round < maxRestamps && ", "if round < 0 && "},
+		{"replication.go", "if round == maxRestamps || ", "if round >= 0 || "},
 	}},
 	{name: "1 the higher version wins", plan: "calm", seeds: 20, edits: []edit{
 		{"store.go", "o.compare(e.order) >= 0", "o == e.order"},
 	}},
-	{name: "2 a late write is refused, and one that is known not taken again", plan: "late", seeds: 40, edits: []edit{
+	{name: "2 a late write is refused, and one that is known not taken again", plan: "late", seeds: 200, edits: []edit{
 		{"write.go", "late := n.hlc.read() > until", "late := n.hlc.read() > until && false"},
+		{"write.go", "w.until != 0 && now > w.until", "w.until != 0 && now > w.until && false"},
 		{"operation.go", "if o.byID[id] != nil {\n\t\treturn false\n\t}", "if o.byID[id] != nil && !o.byID[id].copied {\n\t\treturn false\n\t}"},
 	}},
 	{name: "2 an operation has one id", plan: "links", seeds: 60, edits: []edit{
@@ -94,7 +95,7 @@ var table = []mutation{
 		{"handoff.go", "if l.outdated(h.n.clock.Elapsed()) {", "if l == nil {"},
 	}},
 	{name: "9 who owns nothing says so", plan: "storm", seeds: 40, edits: []edit{
-		{"read.go", "return n.notOwnerReply(v, shard)", "return mux.Reply{Code: replyAbsent}"},
+		{"read.go", "may be outdated.\n\t\treturn n.notOwnerReply(v, shard)", "may be outdated.\n\t\treturn mux.Reply{Code: replyAbsent}"},
 	}},
 	{name: "9 who sees other tables sends a write on", test: []string{".", "TestWriteGoesOnToOwners"}, edits: []edit{
 		{"replication.go", "len(news) > 0 && req.Fields.Digest != ", "len(news) < 0 && req.Fields.Digest != "},
