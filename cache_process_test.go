@@ -152,3 +152,52 @@ func TestProcessesShareACache(t *testing.T) {
 	require.Zero(t, tr.failed.Load())
 	require.Equal(t, before, loads(), "something was loaded again")
 }
+
+// TestOwnersThatWereStoppedTogether stops both owners of many keys, which then
+// go on with the tables that they had: what was written meanwhile is with
+// members that do not hold it any more.
+func TestOwnersThatWereStoppedTogether(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes and waits for deaths in real time")
+	}
+	ctx := t.Context()
+	n, err := peercache.Start(ctx, peercache.Config{Listen: "127.0.0.1:0"})
+	require.NoError(t, err)
+	defer n.Close()
+	peers := make([]*process, 3)
+	for i := range peers {
+		peers[i] = startProcess(t, "127.0.0.1:0", n.Addr())
+	}
+	members := func(count int) func() bool {
+		return func() bool { return len(n.Members()) == count && n.WaitReady(ctx) == nil }
+	}
+	eventually(t, "all are there", members(4))
+	things := newCache(t, n, peercache.Options[string]{})
+	const keys = 500
+	write := func(value string) {
+		for i := range keys {
+			require.NoError(t, things.Set(ctx, fmt.Sprint("key-", i), value))
+		}
+	}
+	write("before")
+	for _, p := range peers[:2] {
+		p.signal(syscall.SIGSTOP)
+	}
+	eventually(t, "the stopped ones are out", members(2))
+	write("after")
+	for _, p := range peers[:2] {
+		p.signal(syscall.SIGCONT)
+	}
+	older := 0
+	for began := time.Now(); time.Since(began) < 3*time.Second; {
+		for i := range keys {
+			v, _, err := things.Lookup(ctx, fmt.Sprint("key-", i))
+			require.NoError(t, err)
+			if v != "after" {
+				older++
+			}
+		}
+	}
+	require.Len(t, n.Members(), 4)
+	require.Zero(t, older, "reads returned something older")
+}

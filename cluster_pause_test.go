@@ -139,7 +139,14 @@ func TestReadsAfterAPauseAreNotOlder(t *testing.T) {
 			for i := range 100 {
 				key, value := keys[i%len(keys)], fmt.Sprint("value ", i)
 				require.NoError(t, all[1].Set(ctx, key, value))
-				v, ok, err := all[0].Lookup(ctx, key)
+				hurried, cancel := context.WithTimeout(ctx, time.Duration(i%7)*time.Millisecond)
+				v, ok, err := all[0].Lookup(hurried, key)
+				cancel()
+				if err == nil {
+					require.True(t, ok)
+					require.Equal(t, value, v)
+				}
+				v, ok, err = all[0].Lookup(ctx, key)
 				require.NoError(t, err)
 				require.True(t, ok)
 				require.Equal(t, value, v)

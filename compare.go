@@ -263,17 +263,21 @@ func (n *Node) serveCompare(from mux.Identity, req mux.Request) mux.Reply {
 		if !v.holds(from.Incarnation, shard) {
 			verdict |= notYours
 		}
-		if !v.holds(n.incarnation, shard) {
-			verdicts = append(verdicts, verdict|notHolder)
+		holder := v.holds(n.incarnation, shard)
+		if !holder {
+			verdict |= notHolder
+		}
+		if !holder && !n.handoff.has(shard) {
+			verdicts = append(verdicts, verdict)
 			continue
 		}
 		mine := n.vectors.marks(shard)
 		differ := cleared != n.store.clearDigest(shard) // no telling who is behind
-		if differ || !covers(mine, theirs) {
+		if holder && (differ || !covers(mine, theirs)) {
 			verdict |= youLack
 			behind = append(behind, shard)
 		}
-		if differ || !covers(theirs, mine) {
+		if differ || n.vectors.exceed(shard, theirs) {
 			verdict |= iLack
 		}
 		verdicts = append(verdicts, verdict)

@@ -141,9 +141,12 @@ func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
 		return
 	}
 	defer endTurn()
-	n.handoff.settle(ctx, sp, w.key, shard)
+	if !n.handoff.settle(ctx, sp, w.key, shard) && ctx.Err() != nil {
+		w.err = ctx.Err()
+		return
+	}
 	if n.view.Load().place(n.incarnation, shard) != 0 {
-		w.err = fmt.Errorf("%w: another member is the first owner of the key", ErrUnavailable)
+		w.err = errElsewhere
 		return
 	}
 	if w.err = n.decide(ctx, sp, w); errors.Is(w.err, errBehind) {

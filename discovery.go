@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,6 +43,7 @@ type discovery struct {
 	n       *Node
 	resolve func(ctx context.Context, host string) ([]string, error) // nil: names are for DialContext
 	again   chan struct{}                                            // holds a token when a round is wanted now
+	joined  atomic.Int64                                             // how often somebody else answered
 
 	mu       sync.Mutex
 	seeds    []SeedStats   // guarded by mu, like all below; those of the last round
@@ -70,17 +72,6 @@ func (d *discovery) wakeUp() {
 	case d.again <- struct{}{}:
 	default:
 	}
-}
-
-// answered reports whether somebody else answered at a seed in the last round.
-func (d *discovery) answered() bool {
-	seeds, _ := d.stats()
-	for _, s := range seeds {
-		if s.Err == nil && s.Addr != d.n.addr {
-			return true
-		}
-	}
-	return false
 }
 
 func (d *discovery) stats() (seeds []SeedStats, discoverErr error) {
@@ -320,7 +311,10 @@ func (d *discovery) askAddr(ctx context.Context, addr string) error {
 	defer cancel()
 	err := d.n.join(ctx, addr)
 	switch {
-	case err == nil || isSelf(err):
+	case err == nil:
+		d.joined.Add(1)
+		return nil
+	case isSelf(err):
 		return nil
 	case isTimeout(err): // whichever of the timeouts on the way was first
 		return fmt.Errorf("peercache: join %s: no answer: %w", addr, context.DeadlineExceeded)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/peercache/peercache/internal/mux"
 )
 
 const (
@@ -38,7 +40,7 @@ type handoff struct {
 	met   signal // fired when the others were asked for after a pause
 	pace  pace   // of what others copy from here
 
-	alone          atomic.Bool  // after a pause, until then: who is in the view may have lost sight of this node, or it of them
+	alone          atomic.Bool  // after a pause, until then: the others may see other owners than this node
 	resumed        atomic.Int64 // when the last pause ended, on the node's clock
 	merges         atomic.Int64
 	received, sent atomic.Int64 // bytes
@@ -47,6 +49,7 @@ type handoff struct {
 	from   map[int]*filling   // guarded by mu; the shards being filled or mended
 	lost   map[int]*lostShard // guarded by mu; shards that are not held, of which there is something all the same
 	serial uint64             // guarded by mu; of the view that was followed last
+	pauses uint64             // guarded by mu
 	since  ShardsFilled       // guarded by mu; what was filled since nothing was missing; Bytes is what had been received by then
 }
 
@@ -56,7 +59,7 @@ type filling struct {
 	fresh  bool     // the node had nothing of the shard
 	all    bool     // all holders have to be heard, and not only those in former
 	absent bool     // it was only away: who has applied no more than this node has nothing for it
-	away   bool     // it was away: who it sees as holders may hold nothing
+	away   bool     // it was away: whoever is a member may have held it meanwhile
 	former []Member // who else may have it: its owners before, another side's, or who has what was missed
 }
 
@@ -105,7 +108,9 @@ func (h *handoff) filled(shard int) bool { return h.state[shard].Load() <= shard
 // as it takes them to be found or to leave the table.
 func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) bool {
 	for !h.filled(shard) {
-		h.reunited(ctx)
+		if h.reunited(ctx); ctx.Err() != nil || h.n.life.Err() != nil {
+			return false
+		}
 		away := h.wasAway(shard)
 		if h.n.copyFromCoOwners(ctx, sp, key, away) {
 			return true
@@ -130,15 +135,15 @@ func (h *handoff) reunited(ctx context.Context) {
 	}
 }
 
-// reunite asks for the others after a pause, before what this node holds is
-// compared with them. before are those who were members by its end.
-func (h *handoff) reunite(ctx context.Context, before []uint64) {
-	ctx, cancel := context.WithTimeout(ctx, joinRound)
+// reunite waits after a pause until this node and all others see the same
+// owners: until then what is written goes to others, who may be members that
+// this node has not heard of. It does not notice by itself that it was taken out
+// of the tables, for its own has not changed. before are those who were members
+// by its end.
+func (h *handoff) reunite(ctx context.Context, pause uint64, before []uint64) {
+	ctx, cancel := context.WithTimeout(ctx, reuniteTime)
 	defer cancel()
-	h.n.discovery.round(ctx)
-	// Who answered there may still have to be told that it is not dead, or
-	// this node that it is not.
-	if h.n.discovery.answered() && h.awaitView(ctx, func(*view) bool { return len(h.n.peers.members()) > 0 }) {
+	if h.agree(ctx) {
 		// Whoever comes first may know nothing of a key. The owner that does
 		// comes moments later, unless it died meanwhile.
 		ctx, cancel := context.WithTimeout(ctx, reuniteRest)
@@ -150,9 +155,68 @@ func (h *handoff) reunite(ctx context.Context, before []uint64) {
 			})
 		})
 	}
-	h.alone.Store(false)
+	h.mu.Lock()
+	if h.pauses == pause { // else there was another one, which is waited for by itself
+		h.alone.Store(false)
+	}
+	h.mu.Unlock()
 	h.met.fire()
 	h.wakeUp()
+}
+
+// agree waits until all members that live see the table that this node sees.
+// It returns false when ctx has ended, or when there is nobody.
+func (h *handoff) agree(ctx context.Context) bool {
+	d := h.n.discovery
+	joined, asked := d.joined.Load(), make(chan struct{})
+	if !h.n.spawn(func(life context.Context) {
+		defer close(asked)
+		d.round(life)
+	}) {
+		return false
+	}
+	unasked := asked
+	for ctx.Err() == nil {
+		changed := h.n.viewSignal.next()
+		others := h.n.peers.members()
+		if len(others) > 0 && h.agreeWith(ctx, others) {
+			return true
+		}
+		if len(others) == 0 && unasked == nil && d.joined.Load() == joined {
+			return false
+		}
+		again := time.NewTimer(pauseBeat)
+		select {
+		case <-changed:
+		case <-unasked:
+			unasked = nil
+		case <-again.C:
+		case <-ctx.Done():
+		}
+		again.Stop()
+	}
+	return false
+}
+
+// agreeWith asks members whether they see this node's table. Those that are gone
+// have no say.
+func (h *handoff) agreeWith(ctx context.Context, others []Member) bool {
+	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
+	defer cancel()
+	digest := h.n.view.Load().digest
+	var differ atomic.Bool
+	var wait sync.WaitGroup
+	for _, m := range others {
+		wait.Go(func() {
+			reply, err := h.n.peers.call(ctx, m, mux.Request{Op: opPing}, nil)
+			if !isGone(err) && (err != nil || reply.Fields.Digest != digest) {
+				differ.Store(true)
+				cancel()
+			}
+		})
+	}
+	wait.Wait()
+	return !differ.Load()
 }
 
 // awaitView waits for a view that something holds of.
@@ -310,6 +374,13 @@ func (h *handoff) keepForAWhile(shard int, hash uint64, former bool) {
 	}
 }
 
+// has reports whether there is something of a shard that this node does not hold.
+func (h *handoff) has(shard int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lost[shard] != nil
+}
+
 // copied notes that a holder has copied a shard from here.
 func (h *handoff) copied(shard int) {
 	h.mu.Lock()
@@ -340,8 +411,9 @@ func (h *handoff) fillingOf(shard int) *filling {
 	return h.from[shard]
 }
 
-// stale marks all shards that this node owns as perhaps outdated.
-func (h *handoff) stale() {
+// stale marks all shards that this node owns as perhaps outdated, and returns
+// the number of the pause.
+func (h *handoff) stale() (pause uint64) {
 	h.resumed.Store(int64(h.n.clock.Elapsed()))
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -353,6 +425,8 @@ func (h *handoff) stale() {
 		}
 	}
 	h.alone.Store(true)
+	h.pauses++
+	return h.pauses
 }
 
 func (h *handoff) wakeUp() {
@@ -366,12 +440,15 @@ func (h *handoff) wakeUp() {
 
 // sources lists who may hold something of a shard that this node is filling or
 // mending: the other owners now, and those who owned it before; or those who
-// have what it missed.
+// have what it missed; or, after a pause, all.
 func (h *handoff) sources(shard int) []Member {
 	v := h.n.view.Load()
 	f := h.fillingOf(shard)
 	var asked []Member
-	if f == nil || f.all {
+	switch {
+	case f != nil && f.away:
+		asked = h.n.peers.members()
+	case f == nil || f.all:
 		asked = v.holdersOf(shard)
 	}
 	if f != nil {

@@ -327,13 +327,13 @@ func (n *Node) reannounce() {
 // are asked anew.
 func (n *Node) paused(d time.Duration) {
 	n.log.Warn("this process did not run for a while", "for", d)
-	n.handoff.stale()
+	pause := n.handoff.stale()
 	n.forgetNear()
 	before := n.view.Load().lately(n.clock.Now())
 	n.spawn(func(ctx context.Context) {
 		n.inbound.closeAll()
 		n.peers.disconnect()
-		n.handoff.reunite(ctx, before)
+		n.handoff.reunite(ctx, pause, before)
 	})
 }
 

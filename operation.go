@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,8 @@ type operations struct {
 type operation struct {
 	began   time.Duration
 	copied  bool          // it came from its stamper
+	copy    Version       // guarded by operations.mu; of what came from another stamper while it was stamped here
+	waiting atomic.Int64  // attempts that wait for the outcome of the first
 	done    chan struct{} // closed when the outcome is known
 	version Version       // constant after done, like err
 	err     error
@@ -37,15 +40,17 @@ func newOperations(now func() time.Duration) *operations {
 	return &operations{now: now, byID: make(map[uint64]*operation)}
 }
 
-// begin reports whether an operation is new here. The caller then ends it.
-func (o *operations) begin(id uint64) bool {
+// begin returns an operation that is new here, which the caller then ends, or
+// nil.
+func (o *operations) begin(id uint64) *operation {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.byID[id] != nil {
-		return false
+		return nil
 	}
-	o.addLocked(id, &operation{began: o.now(), done: make(chan struct{})})
-	return true
+	op := &operation{began: o.now(), done: make(chan struct{})}
+	o.addLocked(id, op)
+	return op
 }
 
 // knows reports whether an operation has begun here.
@@ -66,29 +71,37 @@ func (o *operations) addLocked(id uint64, op *operation) {
 	}
 }
 
-// end notes the outcome of a write that begin reported as new.
-func (o *operations) end(w *write) {
-	o.mu.Lock()
-	op := o.byID[w.op]
-	o.mu.Unlock()
-	if op == nil {
-		return
-	}
+// end notes the outcome of a write that begin returned. One that was not stamped
+// here is forgotten: another attempt may be.
+func (o *operations) end(op *operation, w *write) {
 	op.version, op.err = w.version, w.err
 	close(op.done)
-	if w.err == errLate || w.err == errElsewhere {
-		o.forget(w.op)
+	if w.err != errLate && w.err != errElsewhere {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.byID[w.op] != op {
+		return
+	}
+	if !op.copy.IsZero() {
+		o.byID[w.op] = copyOf(op.began, op.copy)
+		return
+	}
+	for i := len(o.queue) - 1; i >= 0; i-- { // it is one of the last
+		if o.queue[i] == w.op {
+			o.queue = slices.Delete(o.queue, i, i+1)
+			delete(o.byID, w.op)
+			return
+		}
 	}
 }
 
-// forget makes an operation new here.
-func (o *operations) forget(id uint64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if i := slices.Index(o.queue, id); i >= 0 {
-		o.queue = slices.Delete(o.queue, i, i+1)
-		delete(o.byID, id)
-	}
+// copyOf is an operation that came from its stamper.
+func copyOf(began time.Duration, v Version) *operation {
+	op := &operation{began: began, copied: true, done: make(chan struct{}), version: v}
+	close(op.done)
+	return op
 }
 
 // applied notes that a write came from its stamper, and reports whether it is
@@ -99,14 +112,13 @@ func (o *operations) applied(id uint64, v Version) bool {
 	op := o.byID[id]
 	switch {
 	case op == nil:
-		op = &operation{began: o.now(), copied: true, done: make(chan struct{}), version: v}
-		close(op.done)
-		o.addLocked(id, op)
+		o.addLocked(id, copyOf(o.now(), v))
 		return true
 	case op.copied && op.version.Compare(v) < 0: // its stamper moved past something
-		restamped := *op
-		restamped.version = v
-		o.byID[id] = &restamped
+		o.byID[id] = copyOf(op.began, v)
+		return true
+	case !op.copied && op.copy.Compare(v) < 0: // this node may not stamp it after all
+		op.copy = v
 		return true
 	default:
 		return false
@@ -123,6 +135,8 @@ func (o *operations) await(ctx context.Context, w *write) (copied bool) {
 		w.err = fmt.Errorf("%w: the outcome of the write is forgotten", ErrUnavailable)
 		return false
 	}
+	op.waiting.Add(1)
+	defer op.waiting.Add(-1)
 	select {
 	case <-op.done:
 		w.version, w.err = op.version, op.err

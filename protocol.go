@@ -72,6 +72,7 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 	case opView:
 		reply = n.serveView(ctx, req)
 	case opPing:
+		reply = n.servePing()
 	case opGet:
 		reply = n.serveGet(ctx, req, progress)
 	case opLent:
@@ -103,12 +104,17 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 	return reply
 }
 
+// servePing answers that this node lives, and which tables it sees.
+func (n *Node) servePing() (reply mux.Reply) {
+	reply.Fields.Digest = n.view.Load().digest
+	return reply
+}
+
 // Modes of opGet.
 const (
 	getLookup uint8 = iota // what this very node holds, tombstones included
 	getStored              // what the key's owners hold, without loading
 	getLoad                // that, or what the loader gives
-	getHeld                // getLookup of who holds the shard: who does not says so
 )
 
 // A getRequest is the body of opGet.
@@ -141,7 +147,7 @@ func parseGet(body []byte) (g getRequest, cache, key []byte, err error) {
 	r := wire.NewReader(body)
 	g = getRequest{mode: r.Byte(), canLoad: r.Bool(), asked: r.Bool()}
 	cache, key = r.Bytes(maxCacheName), r.Bytes(maxKeyBytes)
-	if g.mode > getHeld {
+	if g.mode > getLoad {
 		r.Fail("mode of a get")
 	}
 	return g, cache, key, r.End()

@@ -27,7 +27,14 @@ func (n *Node) find(ctx context.Context, sp *space, key string, load bool) resul
 	shard := shardOf(sp.keyspace, key)
 	v := n.view.Load()
 	if v.place(n.incarnation, shard) >= 0 {
-		_, v = n.settle(ctx, sp, key, v)
+		var settled bool
+		settled, v = n.settle(ctx, sp, key, v)
+		switch {
+		case n.life.Err() != nil:
+			return result{err: ErrClosed}
+		case !settled && ctx.Err() != nil:
+			return result{err: ctx.Err()}
+		}
 	}
 	place := v.place(n.incarnation, shard)
 	if place >= 0 {
@@ -99,23 +106,17 @@ func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result
 // copyFromCoOwners takes over what the other owners hold of a key, the former
 // owners included while the shard is being filled. Those who do not answer
 // soon are left out. away says that this node was paused: then those who seem to
-// be out of reach are asked as well, and who does not hold the shard has nothing
-// to say: it is this node that sees the wrong owners. It reports whether all
-// answered.
+// be out of reach are asked as well. It reports whether all answered.
 func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
 	shard := shardOf(sp.keyspace, key)
-	mode := getLookup
-	if away {
-		mode = getHeld
-	}
 	sources := n.handoff.sources(shard)
 	copies := make([]copied, len(sources))
 	var wait sync.WaitGroup
 	for i, m := range sources {
 		if away || n.peers.healthy(m) {
-			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key, mode) })
+			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key) })
 		}
 	}
 	wait.Wait()
@@ -140,9 +141,9 @@ type copied struct {
 
 // copyFrom takes over what one member holds of a key. A connection that broke
 // is made again: after a pause of this node all do.
-func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, mode uint8) copied {
+func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) copied {
 	for ctx.Err() == nil {
-		got, err := n.callGet(ctx, m, sp, key, mode, false, nil)
+		got, err := n.callGet(ctx, m, sp, key, getLookup, false, nil)
 		if err == nil && got.held {
 			from := fromOther
 			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
@@ -150,7 +151,7 @@ func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, mo
 			}
 			n.store.apply(sp, key, got.entry, from)
 		}
-		if err == nil && got.notOwner == nil || isGone(err) {
+		if err == nil || isGone(err) {
 			return copied{answered: true, held: got.held, floor: got.floor}
 		}
 		sleep(ctx, busyPause)
@@ -353,7 +354,7 @@ func (n *Node) serveFast(req *mux.Request) (reply mux.Reply, ok bool) {
 	case opGet:
 		reply, ok = n.getFast(req)
 	case opPing:
-		ok = true
+		reply, ok = n.servePing(), true
 	}
 	if ok {
 		n.hlc.observe(req.Fields.Clock)
@@ -372,7 +373,7 @@ func (n *Node) sign(reply *mux.Reply) {
 // need not be loaded.
 func (n *Node) getFast(req *mux.Request) (mux.Reply, bool) {
 	g, cache, name, err := parseGet(req.Body)
-	if err != nil || g.mode == getLookup || g.mode == getHeld {
+	if err != nil || g.mode == getLookup {
 		return mux.Reply{}, false
 	}
 	sp := n.store.known(cache)
@@ -434,10 +435,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	sp.count.serverRequests.Add(1)
 	v := n.view.Load()
 	shard := shardOf(sp.keyspace, g.key)
-	if g.mode == getHeld && !v.holds(n.incarnation, shard) {
-		return n.notOwnerReply(v, shard)
-	}
-	if g.mode == getLookup || g.mode == getHeld {
+	if g.mode == getLookup {
 		if e, ok := n.store.peek(sp, g.key); ok {
 			return n.entryReply(&e)
 		}

@@ -34,7 +34,7 @@ func (n *Node) stamp(ctx context.Context, sp *space, writes []*write) {
 	var fresh []*write
 	var known []*write
 	for _, w := range writes {
-		if n.operations.begin(w.op) {
+		if w.begun = n.operations.begin(w.op); w.begun != nil {
 			fresh = append(fresh, w)
 		} else {
 			known = append(known, w)
@@ -64,7 +64,7 @@ func (n *Node) stamp(ctx context.Context, sp *space, writes []*write) {
 	}
 	wait.Wait()
 	for _, w := range fresh {
-		n.operations.end(w)
+		n.operations.end(w.begun, w)
 	}
 }
 
@@ -119,8 +119,9 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 			if round == maxRestamps || n.followed(ctx, &s.item, outcome.above[i]) {
 				continue
 			}
-			if w := s.write; w.late(n.hlc.read()) && w.left() {
-				w.err = errLate // by now it is what another owner made of it
+			if w := s.write; w.late(n.hlc.read()) && w.left() && w.begun.waiting.Load() == 0 {
+				// By now it is what another owner has made of it.
+				w.err = fmt.Errorf("%w: whoever sent the write has given it up", ErrUnavailable)
 				continue
 			}
 			if n.stampOne(s) {

@@ -117,7 +117,7 @@ func (h *handoff) compared(ctx context.Context, source Member, shards []int, giv
 			return slices.Concat(rest, part, absent), err
 		}
 		for i, verdict := range verdicts {
-			if verdict&(iLack|notHolder|notYours) == 0 {
+			if verdict&(iLack|notYours) == 0 {
 				given(part[i], nil)
 			} else {
 				rest = append(rest, part[i])

@@ -99,6 +99,24 @@ func (vs *vectors) marks(shard int) []mark {
 	return marks
 }
 
+// exceed reports whether this node has applied something that marks do not tell
+// of, in turn or out of it.
+func (vs *vectors) exceed(shard int, marks []mark) bool {
+	v := &vs.shards[shard]
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, s := range v.stampers {
+		last := s.upTo
+		if n := len(s.beyond); n > 0 {
+			last = s.beyond[n-1].last
+		}
+		if last > 0 && !covers(marks, []mark{{s.stamper, last}}) {
+			return true
+		}
+	}
+	return false
+}
+
 // drop forgets what was applied: the shard is empty.
 func (vs *vectors) drop(shard int) {
 	v := &vs.shards[shard]

@@ -40,6 +40,7 @@ type write struct {
 	base    Version
 	until   uint64      // the clock until which an owner may stamp it for another node; 0: it is this node's
 	left    func() bool // tells whether that node waits no more
+	begun   *operation  // while it is stamped here
 
 	version Version // the outcome, like err
 	err     error

@@ -49,10 +49,10 @@ var table = []mutation{
 	{name: "2 a late write is refused, and one that is known not taken again", plan: "late", seeds: 200, edits: []edit{
 		{"write.go", "late := n.hlc.read() > until", "late := n.hlc.read() > until && false"},
 		{"write.go", "w.until != 0 && now > w.until", "w.until != 0 && now > w.until && false"},
-		{"operation.go", "if o.byID[id] != nil {\n\t\treturn false\n\t}", "if o.byID[id] != nil && !o.byID[id].copied {\n\t\treturn false\n\t}"},
+		{"operation.go", "if o.byID[id] != nil {\n\t\treturn nil\n\t}", "if o.byID[id] != nil && !o.byID[id].copied {\n\t\treturn nil\n\t}"},
 	}},
 	{name: "2 an operation has one id", plan: "links", seeds: 60, edits: []edit{
-		{"operation.go", "if o.byID[id] != nil {\n\t\treturn false\n\t}", "if o.byID[id] != nil {\n\t\treturn true\n\t}"},
+		{"operation.go", "if o.byID[id] != nil {\n\t\treturn nil\n\t}", "if false {\n\t\treturn nil\n\t}"},
 	}},
 	{name: "3 a write detaches the loads under way", plan: "loads", seeds: 20, edits: []edit{
 		{"store.go", "\tif write {\n\t\ts.wrote(sp, key)\n\t}", "\t_ = write"},
