@@ -152,6 +152,7 @@ func (n *Node) serveClear(ctx context.Context, req mux.Request) mux.Reply {
 // stampClear stamps one floor for shards, applies it and brings it to their
 // other owners.
 func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
+	n.handoff.reunited(ctx)
 	floor := n.hlc.next()
 	n.clearHere(sp, floor, shards)
 	sent := make(map[uint64]map[int]bool)

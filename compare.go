@@ -267,7 +267,7 @@ func (n *Node) serveCompare(from mux.Identity, req mux.Request) mux.Reply {
 		if !holder {
 			verdict |= notHolder
 		}
-		if !holder && !n.handoff.has(shard) {
+		if !holder && !n.handoff.has(shard) && n.handoff.state[shard].Load() == shardForeign {
 			verdicts = append(verdicts, verdict)
 			continue
 		}

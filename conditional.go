@@ -134,6 +134,7 @@ func (n *Node) applyStaged(sp *space, key string, op uint64, e entry) (held stan
 // stampConditional decides a conditional write and brings it to all owners.
 func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
 	shard := shardOf(sp.keyspace, w.key)
+	pauses := n.pauses.look()
 	key := flightKey{sp.id, w.key}
 	endTurn, err := n.stages.turn(ctx, key)
 	if err != nil {
@@ -149,19 +150,20 @@ func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
 		w.err = errElsewhere
 		return
 	}
-	if w.err = n.decide(ctx, sp, w); errors.Is(w.err, errBehind) {
+	if w.err = n.decide(ctx, sp, w, pauses); errors.Is(w.err, errBehind) {
 		// Something did not reach this node, a copy of a load say. The condition
 		// may be about that.
 		n.copyFromCoOwners(ctx, sp, w.key, true)
-		w.err = n.decide(ctx, sp, w)
+		w.err = n.decide(ctx, sp, w, pauses)
 	}
 }
 
 // errBehind says that another owner holds something later than this node.
 var errBehind = fmt.Errorf("%w: another owner holds a later version", ErrConflict)
 
-// decide looks at a write's condition and commits it.
-func (n *Node) decide(ctx context.Context, sp *space, w *write) error {
+// decide looks at a write's condition and commits it, unless this process was
+// stopped since there were so many pauses.
+func (n *Node) decide(ctx context.Context, sp *space, w *write, pauses uint64) error {
 	e := n.entryOfWrite(w)
 	base, ok := n.meetsCondition(sp, w, &e)
 	if !ok && w.base.Compare(base.v) > 0 {
@@ -170,7 +172,7 @@ func (n *Node) decide(ctx context.Context, sp *space, w *write) error {
 	if !ok {
 		return ErrConflict
 	}
-	stamp, pauses := n.hlc.next(), n.pauses.look()
+	stamp := n.hlc.next()
 	e.order = order{stamp, stamp}
 	if err := n.prepare(ctx, sp, w, base, stamp); err != nil {
 		return err
@@ -280,6 +282,9 @@ func (n *Node) servePrepare(_ context.Context, from mux.Identity, req mux.Reques
 	sp, err := n.store.space(cache)
 	if err != nil {
 		return errorReply(err)
+	}
+	if n.pauses.look(); n.handoff.alone.Load() {
+		return errorReply(fmt.Errorf("%w: this owner was stopped, and others may own the key by now", ErrUnavailable))
 	}
 	owners := n.view.Load().ownersOf(shardOf(sp.keyspace, key))
 	if len(owners) == 0 || owners[0].Incarnation != from.Incarnation {

@@ -17,6 +17,7 @@ const (
 	syncAtOnce    = 4                      // sources that are asked at the same time
 	reuniteTime   = 3 * time.Second        // how long after a pause the others are waited for: those who died meanwhile are in no table then
 	reuniteRest   = 500 * time.Millisecond // how much longer the rest of them, when one was found
+	awayTime      = 10 * time.Second       // how long after it a shard is filled from all, holders or not
 	dropGrace     = 30 * time.Second       // how long a shard that is owned no more is kept
 	maxKept       = 1 << 10                // entries of such a shard that stay if it is owned again
 )
@@ -124,6 +125,9 @@ func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) 
 
 // reunited waits while the others are asked for after a pause.
 func (h *handoff) reunited(ctx context.Context) {
+	if !h.alone.Load() {
+		return
+	}
 	met := h.met.next()
 	if !h.alone.Load() {
 		return
@@ -178,11 +182,12 @@ func (h *handoff) agree(ctx context.Context) bool {
 	unasked := asked
 	for ctx.Err() == nil {
 		changed := h.n.viewSignal.next()
-		others := h.n.peers.members()
-		if len(others) > 0 && h.agreeWith(ctx, others) {
+		v := h.n.view.Load()
+		alone := !slices.ContainsFunc(v.members, func(m announcement) bool { return m.Incarnation != h.n.incarnation })
+		if !alone && h.agreed(ctx, v) {
 			return true
 		}
-		if len(others) == 0 && unasked == nil && d.joined.Load() == joined {
+		if alone && unasked == nil && d.joined.Load() == joined {
 			return false
 		}
 		again := time.NewTimer(pauseBeat)
@@ -198,18 +203,20 @@ func (h *handoff) agree(ctx context.Context) bool {
 	return false
 }
 
-// agreeWith asks members whether they see this node's table. Those that are gone
-// have no say.
-func (h *handoff) agreeWith(ctx context.Context, others []Member) bool {
+// agreed reports whether all other members of a view see its table. Those that
+// are gone have no say.
+func (h *handoff) agreed(ctx context.Context, v *view) bool {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
-	digest := h.n.view.Load().digest
 	var differ atomic.Bool
 	var wait sync.WaitGroup
-	for _, m := range others {
+	for _, m := range v.members {
+		if m.Incarnation == h.n.incarnation {
+			continue
+		}
 		wait.Go(func() {
-			reply, err := h.n.peers.call(ctx, m, mux.Request{Op: opPing}, nil)
-			if !isGone(err) && (err != nil || reply.Fields.Digest != digest) {
+			reply, err := h.n.peers.call(ctx, m.Member, mux.Request{Op: opPing}, nil)
+			if !isGone(err) && (err != nil || reply.Fields.Digest != v.digest) {
 				differ.Store(true)
 				cancel()
 			}
@@ -300,11 +307,12 @@ func (h *handoff) gainLocked(shard int, before, after *view, met []Member) {
 	}
 	self := func(m Member) bool { return m.Incarnation == h.n.incarnation }
 	former := slices.DeleteFunc(before.holdersOf(shard), self)
-	if len(former) == 0 && len(slices.DeleteFunc(after.holdersOf(shard), self)) == 0 {
+	away := h.alone.Load()
+	if !away && len(former) == 0 && len(slices.DeleteFunc(after.holdersOf(shard), self)) == 0 {
 		h.state[shard].Store(shardFilled)
 		return
 	}
-	h.fillLocked(shard, filling{fresh: !kept && len(met) == 0, all: true, former: append(former, met...)})
+	h.fillLocked(shard, filling{fresh: !kept && len(met) == 0, all: true, away: away, former: append(former, met...)})
 	h.state[shard].Store(shardUnfilled)
 }
 
@@ -394,7 +402,12 @@ func (h *handoff) copied(shard int) {
 // moment ago.
 func (h *handoff) wasAway(shard int) bool {
 	f := h.fillingOf(shard)
-	return f != nil && f.away && h.n.clock.Elapsed()-time.Duration(h.resumed.Load()) <= reuniteTime
+	return f != nil && f.away && h.sinceResumed() <= reuniteTime
+}
+
+// sinceResumed returns how long ago the last pause ended.
+func (h *handoff) sinceResumed() time.Duration {
+	return h.n.clock.Elapsed() - time.Duration(h.resumed.Load())
 }
 
 // isFresh reports whether this node has nothing of a shard but what it copied
@@ -417,6 +430,8 @@ func (h *handoff) stale() (pause uint64) {
 	h.resumed.Store(int64(h.n.clock.Elapsed()))
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.alone.Store(true) // first: who finds a shard stale is to wait
+	h.pauses++
 	v := h.n.view.Load()
 	for shard := range shardCount {
 		if v.holds(h.n.incarnation, shard) {
@@ -424,8 +439,6 @@ func (h *handoff) stale() (pause uint64) {
 			h.fillLocked(shard, filling{all: true, absent: true, away: true})
 		}
 	}
-	h.alone.Store(true)
-	h.pauses++
 	return h.pauses
 }
 
@@ -440,13 +453,13 @@ func (h *handoff) wakeUp() {
 
 // sources lists who may hold something of a shard that this node is filling or
 // mending: the other owners now, and those who owned it before; or those who
-// have what it missed; or, after a pause, all.
-func (h *handoff) sources(shard int) []Member {
+// have what it missed; or, so long after a pause, all.
+func (h *handoff) sources(shard int, within time.Duration) []Member {
 	v := h.n.view.Load()
 	f := h.fillingOf(shard)
 	var asked []Member
 	switch {
-	case f != nil && f.away:
+	case f != nil && f.away && h.sinceResumed() <= within:
 		asked = h.n.peers.members()
 	case f == nil || f.all:
 		asked = v.holdersOf(shard)
@@ -517,7 +530,7 @@ func (h *handoff) fill(ctx context.Context, r *round) bool {
 	bySource := make(map[uint64]*shardGroup)
 	open := make(map[int]int, len(shards)) // sources that have yet to give the shard
 	for shard := range shards {
-		for _, m := range h.sources(shard) {
+		for _, m := range h.sources(shard, awayTime) {
 			if bySource[m.Incarnation] == nil {
 				bySource[m.Incarnation] = &shardGroup{owner: m}
 			}

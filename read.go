@@ -111,7 +111,7 @@ func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
 	shard := shardOf(sp.keyspace, key)
-	sources := n.handoff.sources(shard)
+	v, sources := n.view.Load(), n.handoff.sources(shard, reuniteTime)
 	copies := make([]copied, len(sources))
 	var wait sync.WaitGroup
 	for i, m := range sources {
@@ -121,8 +121,11 @@ func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away
 	}
 	wait.Wait()
 	all, held, floor := true, false, Version{}
-	for _, c := range copies {
-		all, held, floor = all && c.answered, held || c.held, later(floor, c.floor)
+	for i, c := range copies {
+		all, held = all && c.answered, held || c.held
+		if v.holds(sources[i].Incarnation, shard) { // another one may have forgotten what it had to
+			floor = later(floor, c.floor)
+		}
 	}
 	if !held && !n.handoff.isFresh(shard) {
 		// What is held here, and nowhere else, may have been deleted elsewhere

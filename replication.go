@@ -92,7 +92,12 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 	pending := make([]*stamping, 0, len(writes))
 	for _, w := range writes {
 		// To settle a key may have taken a while.
-		if !v.owns(n.incarnation, shardOf(sp.keyspace, w.key)) {
+		shard := shardOf(sp.keyspace, w.key)
+		if ctx.Err() != nil && !n.handoff.filled(shard) {
+			w.err = ctx.Err()
+			continue
+		}
+		if !v.owns(n.incarnation, shard) {
 			w.err = errElsewhere
 			continue
 		}
@@ -259,6 +264,7 @@ func (n *Node) spread(ctx context.Context, items []stamped) *spreadOutcome {
 	outcome := newOutcome()
 	sent := make(sentTo)
 	for {
+		n.handoff.reunited(ctx) // this process may have been stopped, and be in no table
 		// The tables are read again before the end: an owner that appeared
 		// while the others were being told has not got it from anybody.
 		deliveries := n.deliveriesFor(items, sent)
