@@ -125,17 +125,18 @@ func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) 
 
 // reunited waits while the others are asked for after a pause.
 func (h *handoff) reunited(ctx context.Context) {
-	if !h.alone.Load() {
-		return
-	}
-	met := h.met.next()
-	if !h.alone.Load() {
-		return
-	}
-	select {
-	case <-met:
-	case <-ctx.Done():
-	case <-h.n.life.Done():
+	for h.alone.Load() {
+		met := h.met.next()
+		if !h.alone.Load() {
+			return
+		}
+		select {
+		case <-met: // perhaps of an earlier pause
+		case <-ctx.Done():
+			return
+		case <-h.n.life.Done():
+			return
+		}
 	}
 }
 
