@@ -67,7 +67,7 @@ var table = []mutation{
 	{name: "5 a load is lent to who has the loader", plan: "bare", seeds: 20, edits: []edit{
 		{"read.go", "if from.lend(f.id) {", "if f.id == 0 {"},
 	}},
-	{name: "6 the other owners confirm a conditional write", plan: "storm", seeds: 60, edits: []edit{
+	{name: "6 the other owners confirm a conditional write", plan: "storm", seeds: 200, edits: []edit{
 		{"conditional.go", "if err := n.prepare(ctx, sp, w, base, stamp); err != nil {", "if err := ctx.Err(); err != nil {"},
 	}},
 	{name: "6 a conditional write replaces its base and nothing else", plan: "calm", seeds: 60, edits: []edit{
@@ -78,14 +78,14 @@ var table = []mutation{
 		{"replication.go", "\t\tif !silent {\n\t\t\tselect {", "\t\tif silent {\n\t\t\tselect {"},
 		{"replication.go", "\t\tif d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {", "\t\tif d.to.former || !d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
 	}},
-	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 100, edits: []edit{
+	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 300, edits: []edit{
 		{"replication.go", "deliveries, outcome, late)\n\t\tif ctx.Err() != nil {", "deliveries, outcome, late)\n\t\tif ctx != nil {"},
 	}},
-	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 40, edits: []edit{
+	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 200, edits: []edit{
 		{"replication.go", "n.clock.Elapsed() + tombstoneTime", "n.clock.Elapsed() + 1"},
 		{"store.go", "!w.IsZero() {\n\t\ts.raiseGC", "w.IsZero() {\n\t\ts.raiseGC"}, // which does the same for a tombstone that is forgotten
 	}},
-	{name: "8 a clear leaves a floor", plan: "split", seeds: 60, edits: []edit{
+	{name: "8 a clear leaves a floor", plan: "split", seeds: 200, edits: []edit{
 		{"store.go", "\t\tf.clear[sp.id] = floor\n", ""},
 	}},
 	{name: "8 what is forgotten leaves a floor", plan: "tiny", seeds: 60, edits: []edit{
@@ -106,7 +106,7 @@ var table = []mutation{
 	{name: "10 two sides that meet are asked", plan: "split", seeds: 60, edits: []edit{
 		{"handoff.go", "!known && m.State != MemberJoining", "!known && m.State == MemberJoining"},
 	}},
-	{name: "11 what a holder missed is found", plan: "links", seeds: 60, edits: []edit{
+	{name: "11 what a holder missed is found", plan: "links", seeds: 200, edits: []edit{
 		{"compare.go", "if c.n.peers.healthy(k.with) {", "if k == nil {"},
 	}},
 	{name: "12 an unfilled owner asks the others", plan: "storm", seeds: 60, edits: []edit{
