@@ -152,7 +152,9 @@ func (n *Node) serveClear(ctx context.Context, req mux.Request) mux.Reply {
 // stampClear stamps one floor for shards, applies it and brings it to their
 // other owners.
 func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
-	n.handoff.reunited(ctx)
+	if n.handoff.reunited(ctx); ctx.Err() != nil {
+		return ctx.Err() // by this node's table it may reach nobody who counts
+	}
 	floor := n.hlc.next()
 	n.clearHere(sp, floor, shards)
 	sent := make(map[uint64]map[int]bool)

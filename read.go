@@ -436,14 +436,14 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		return errorReply(err)
 	}
 	sp.count.serverRequests.Add(1)
-	v := n.view.Load()
-	shard := shardOf(sp.keyspace, g.key)
 	if g.mode == getLookup {
 		if e, ok := n.store.peek(sp, g.key); ok {
 			return n.entryReply(&e)
 		}
 		return mux.Reply{Code: replyAbsent, Body: appendVersion(nil, n.store.standing(sp, g.key).order.w)}
 	}
+	v := n.view.Load()
+	shard := shardOf(sp.keyspace, g.key)
 	place := v.place(n.incarnation, shard)
 	if place < 0 && req.Fields.Digest != v.digest && n.handoff.filled(shard) {
 		// The asker sees an owner already in who will be one: a leaver does,

@@ -137,18 +137,17 @@ func (h *handoff) agreed(ctx context.Context, v *view) bool {
 }
 
 // awaitView waits for a view that something holds of.
-func (h *handoff) awaitView(ctx context.Context, holds func(*view) bool) bool {
+func (h *handoff) awaitView(ctx context.Context, holds func(*view) bool) {
 	for ctx.Err() == nil {
 		changed := h.n.viewSignal.next()
 		if holds(h.n.view.Load()) {
-			return true
+			return
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 		}
 	}
-	return false
 }
 
 // wasAway reports whether a shard is to be filled since this node was paused, a
