@@ -447,7 +447,10 @@ func (c *Cache[V]) SetMany(ctx context.Context, values map[string]V, opts ...Set
 }
 
 func (c *Cache[V]) setOptions(opts []SetOption) (setOptions, error) {
-	o := setOptions{ttl: c.opts.TTL}
+	if len(opts) == 0 {
+		return setOptions{ttl: c.opts.TTL}, nil
+	}
+	o := setOptions{ttl: c.opts.TTL} // options get its address
 	for _, opt := range opts {
 		opt(&o)
 	}

@@ -24,13 +24,14 @@ type stripedCounter struct {
 
 const cellBits = 5
 
-func (c *stripedCounter) inc() {
+// inc adds one and returns the sum of what was added where it was.
+func (c *stripedCounter) inc() int64 {
 	// Where the stack is tells goroutines apart: stacks have 2 KiB at least, on
 	// multiples of that. The address is a number here: nothing is reached
 	// through it, and it does not matter that a stack may move.
 	var here byte
 	at := uint64(uintptr(unsafe.Pointer(&here))) >> 11
-	c.cells[at*0x9e3779b97f4a7c15>>(64-cellBits)].Add(1)
+	return c.cells[at*0x9e3779b97f4a7c15>>(64-cellBits)].Add(1)
 }
 
 func (c *stripedCounter) sum() (n int64) {

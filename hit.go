@@ -62,9 +62,9 @@ func (c *Cache[V]) ownHit(hash uint64, key string) (v V, ok bool) {
 		var none V
 		return none, false
 	}
-	c.sp.count.ownHits.inc()
+	reads := c.sp.count.ownHits.inc()
 	n.heat.note(hash)
-	if !c.near.admits(hash, size) {
+	if !c.near.admits(hash, size, reads) {
 		return v, true // it is the caller's alone
 	}
 	if meta.Expires == 0 || meta.Expires > n.pauses.glance() {

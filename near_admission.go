@@ -1,17 +1,26 @@
 package peercache
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // admits tells whether a value that its reader found in this node's own store
 // is worth a put: there is room to spare, or the key is one that comes often.
 // What is near has to be decoded and copied once more and pushes something
-// else out, and a miss of it costs little as long as the store has it.
-func (n *near[V]) admits(hash uint64, size int) bool {
+// else out, and a miss of it costs little as long as the store has it. reads
+// counts such readers: one in nearSample of them has a vote, which finds the
+// same keys at a fraction of the cost.
+func (n *near[V]) admits(hash uint64, size int, reads int64) bool {
 	limit := n.max.Load()
 	if cost := n.entryCost + int64(size); cost > limit/nearMaxShare {
 		return false
 	} else if n.bytes.Load()+cost < limit-limit/nearMaxShare {
 		return true
+	}
+	// Spread, lest keys that come in turn meet the same count each time.
+	if mixHash(uint64(reads)) > math.MaxUint64/nearSample {
+		return false
 	}
 	v := n.votes.Load()
 	if v == nil {
@@ -35,6 +44,7 @@ const (
 	nearVoteBytes = 512 // of the maximum, for each slot
 	nearVoteBits  = 4
 	nearVotesWin  = 3
+	nearSample    = 4
 )
 
 func newNearVotes(maxBytes int64) *nearVotes {

@@ -149,21 +149,31 @@ func TestNearVotes(t *testing.T) {
 // A scan of what the store holds leaves a full near tier as it is.
 func TestNearAdmission(t *testing.T) {
 	n := newNear[[]byte](64<<10, stoppedClock)
-	require.True(t, n.admits(1, 100), "there is room")
-	require.False(t, n.admits(1, 9<<10), "more than its share")
+	require.True(t, n.admits(1, 100, 0), "there is room")
+	require.False(t, n.admits(1, 9<<10, 0), "more than its share")
 	for i := range uint64(2000) {
 		n.add(i*0xd6e8feb86659fd93, "a key", nil, 100)
 	}
 	admitted := 0
 	for i := range uint64(10_000) {
-		if n.admits((i+1<<40)*0xd6e8feb86659fd93, 100) {
+		if n.admits((i+1<<40)*0xd6e8feb86659fd93, 100, 0) {
 			admitted++
 		}
 	}
 	require.Zero(t, admitted)
 	for i := range 3 {
-		require.Equal(t, i == 2, n.admits(7, 100))
+		require.Equal(t, i == 2, n.admits(7, 100, 0))
+	}
+	// Keys that come in turn all get their votes, each a quarter of its reads.
+	wins := make(map[uint64]int)
+	for reads := range int64(4 * 120) {
+		if key := uint64(reads % 4); n.admits((key+9)*0xd6e8feb86659fd93, 100, reads) {
+			wins[key]++
+		}
+	}
+	for key := range uint64(4) {
+		require.InDelta(t, 120/nearSample/nearVotesWin, wins[key], 1)
 	}
 	n.setMaxBytes(1 << 20)
-	require.True(t, n.admits(8, 100), "there is room again")
+	require.True(t, n.admits(8, 100, 0), "there is room again")
 }

@@ -23,7 +23,13 @@ type operations struct {
 
 	mu    sync.Mutex
 	byID  map[uint64]*operation // guarded by mu
-	queue []uint64              // guarded by mu; the oldest first
+	queue []begun               // guarded by mu; the oldest first
+}
+
+// A begun names an operation and says when it began here.
+type begun struct {
+	id uint64
+	at time.Duration
 }
 
 type operation struct {
@@ -31,8 +37,9 @@ type operation struct {
 	copied  bool          // it came from its stamper
 	copy    Version       // guarded by operations.mu; of what came from another stamper while it was stamped here
 	waiting atomic.Int64  // attempts that wait for the outcome of the first
-	done    chan struct{} // closed when the outcome is known
-	version Version       // constant after done, like err
+	done    chan struct{} // guarded by operations.mu until it is closed: when the outcome is known; nil if nobody waits for it
+	ended   bool          // guarded by operations.mu: the outcome is known
+	version Version       // constant when ended, like err
 	err     error
 }
 
@@ -48,7 +55,7 @@ func (o *operations) begin(id uint64) *operation {
 	if o.byID[id] != nil {
 		return nil
 	}
-	op := &operation{began: o.now(), done: make(chan struct{})}
+	op := &operation{began: o.now()}
 	o.addLocked(id, op)
 	return op
 }
@@ -64,9 +71,9 @@ func (o *operations) knows(id uint64) bool {
 // many.
 func (o *operations) addLocked(id uint64, op *operation) {
 	o.byID[id] = op
-	o.queue = append(o.queue, id)
-	for len(o.queue) > maxOperations || op.began-o.byID[o.queue[0]].began > operationTime {
-		delete(o.byID, o.queue[0])
+	o.queue = append(o.queue, begun{id, op.began})
+	for len(o.queue) > maxOperations || op.began-o.queue[0].at > operationTime {
+		delete(o.byID, o.queue[0].id)
 		o.queue = o.queue[1:]
 	}
 }
@@ -74,13 +81,15 @@ func (o *operations) addLocked(id uint64, op *operation) {
 // end notes the outcome of a write that begin returned. One that was not stamped
 // here is forgotten: another attempt may be.
 func (o *operations) end(op *operation, w *write) {
-	op.version, op.err = w.version, w.err
-	close(op.done)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	op.version, op.err, op.ended = w.version, w.err, true
+	if op.done != nil {
+		close(op.done)
+	}
 	if w.err != errLate && w.err != errElsewhere {
 		return
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	if o.byID[w.op] != op {
 		return
 	}
@@ -89,7 +98,7 @@ func (o *operations) end(op *operation, w *write) {
 		return
 	}
 	for i := len(o.queue) - 1; i >= 0; i-- { // it is one of the last
-		if o.queue[i] == w.op {
+		if o.queue[i].id == w.op {
 			o.queue = slices.Delete(o.queue, i, i+1)
 			delete(o.byID, w.op)
 			return
@@ -99,9 +108,7 @@ func (o *operations) end(op *operation, w *write) {
 
 // copyOf is an operation that came from its stamper.
 func copyOf(began time.Duration, v Version) *operation {
-	op := &operation{began: began, copied: true, done: make(chan struct{}), version: v}
-	close(op.done)
-	return op
+	return &operation{began: began, copied: true, ended: true, version: v}
 }
 
 // applied notes that a write came from its stamper, and reports whether it is
@@ -125,24 +132,42 @@ func (o *operations) applied(id uint64, v Version) bool {
 	}
 }
 
+// waitFor counts one who waits for the outcome of an operation, and returns
+// what is closed when it is known; nil: it is.
+func (o *operations) waitFor(id uint64) (*operation, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	op := o.byID[id]
+	if op == nil {
+		return nil, nil
+	}
+	op.waiting.Add(1)
+	if op.ended {
+		return op, nil
+	}
+	if op.done == nil {
+		op.done = make(chan struct{})
+	}
+	return op, op.done
+}
+
 // await sets the outcome of a write whose first attempt is known here. copied
 // says that this node has it from a stamper who may have told nobody else.
 func (o *operations) await(ctx context.Context, w *write) (copied bool) {
-	o.mu.Lock()
-	op := o.byID[w.op]
-	o.mu.Unlock()
+	op, done := o.waitFor(w.op)
 	if op == nil {
 		w.err = fmt.Errorf("%w: the outcome of the write is forgotten", ErrUnavailable)
 		return false
 	}
-	op.waiting.Add(1)
 	defer op.waiting.Add(-1)
-	select {
-	case <-op.done:
-		w.version, w.err = op.version, op.err
-		return op.copied
-	case <-ctx.Done():
-		w.err = ctx.Err()
-		return false
+	if done != nil {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			w.err = ctx.Err()
+			return false
+		}
 	}
+	w.version, w.err = op.version, op.err
+	return op.copied
 }

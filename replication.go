@@ -31,41 +31,42 @@ type stamped struct {
 // stamp gives writes their versions, applies them here, and brings them to
 // every other owner. This node owns all their keys.
 func (n *Node) stamp(ctx context.Context, sp *space, writes []*write) {
-	var fresh []*write
-	var known []*write
+	plain := make([]*write, 0, len(writes))
+	var others []*write
 	for _, w := range writes {
-		if w.begun = n.operations.begin(w.op); w.begun != nil {
-			fresh = append(fresh, w)
-		} else {
-			known = append(known, w)
-		}
-	}
-	var conditional, plain []*write
-	for _, w := range fresh {
-		if w.cond {
-			conditional = append(conditional, w)
-		} else {
+		if w.begun = n.operations.begin(w.op); w.begun != nil && !w.cond {
 			plain = append(plain, w)
+		} else {
+			others = append(others, w)
 		}
 	}
-	var wait sync.WaitGroup
-	for _, w := range conditional {
-		wait.Go(func() { n.stampConditional(ctx, sp, w) })
+	if len(others) == 0 {
+		n.stampPlain(ctx, sp, plain)
+	} else {
+		n.stampBeside(ctx, sp, others, func() { n.stampPlain(ctx, sp, plain) })
 	}
-	for _, w := range known {
+	for _, w := range writes {
+		if w.begun != nil {
+			n.operations.end(w.begun, w)
+		}
+	}
+}
+
+// stampBeside stamps conditional writes, and waits for those whose operation
+// has begun already, while plain runs.
+func (n *Node) stampBeside(ctx context.Context, sp *space, writes []*write, plain func()) {
+	var wait sync.WaitGroup
+	for _, w := range writes {
 		wait.Go(func() {
-			if n.operations.await(ctx, w) {
+			if w.begun != nil {
+				n.stampConditional(ctx, sp, w)
+			} else if n.operations.await(ctx, w) {
 				n.finishForStamper(ctx, sp, w)
 			}
 		})
 	}
-	if len(plain) > 0 {
-		n.stampPlain(ctx, sp, plain)
-	}
+	plain()
 	wait.Wait()
-	for _, w := range fresh {
-		n.operations.end(w.begun, w)
-	}
 }
 
 // finishForStamper brings a write to the owners that its stamper may not have
@@ -89,7 +90,7 @@ type stamping struct {
 func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 	n.settleEach(ctx, sp, writes)
 	v := n.view.Load()
-	pending := make([]*stamping, 0, len(writes))
+	pending := make([]stamping, 0, len(writes))
 	for _, w := range writes {
 		// To settle a key may have taken a while.
 		shard := shardOf(sp.keyspace, w.key)
@@ -105,19 +106,20 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 			w.err = errLate
 			continue
 		}
-		s := &stamping{w, stamped{sp: sp, key: w.key, op: w.op, entry: n.entryOfWrite(w)}}
-		if n.stampOne(s) {
+		s := stamping{w, stamped{sp: sp, key: w.key, op: w.op, entry: n.entryOfWrite(w)}}
+		if n.stampOne(&s) {
 			pending = append(pending, s)
 		}
 	}
 	for round := 0; len(pending) > 0; round++ {
 		items := make([]stamped, len(pending))
-		for i, s := range pending {
-			items[i] = s.item
+		for i := range pending {
+			items[i] = pending[i].item
 		}
 		outcome := n.spread(ctx, items)
-		var again []*stamping
-		for i, s := range pending {
+		var again []stamping
+		for i := range pending {
+			s := &pending[i]
 			s.write.err = outcome.errorOf(i)
 			// Somebody holds something later than the stamp: move past it, or
 			// the write would be acknowledged and not be there.
@@ -130,7 +132,7 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 				continue
 			}
 			if n.stampOne(s) {
-				again = append(again, s)
+				again = append(again, *s)
 			}
 		}
 		pending = again
@@ -151,9 +153,12 @@ func (n *Node) stampOne(s *stamping) bool {
 // that their stamps go past what others know and this node has yet to learn.
 func (n *Node) settleEach(ctx context.Context, sp *space, writes []*write) {
 	var wait sync.WaitGroup
-	limit := make(chan struct{}, loadsAtOnce)
+	var limit chan struct{}
 	for _, w := range writes {
 		if shard := shardOf(sp.keyspace, w.key); !n.handoff.filled(shard) {
+			if limit == nil {
+				limit = make(chan struct{}, loadsAtOnce)
+			}
 			limit <- struct{}{}
 			wait.Go(func() {
 				defer func() { <-limit }()
@@ -161,7 +166,9 @@ func (n *Node) settleEach(ctx context.Context, sp *space, writes []*write) {
 			})
 		}
 	}
-	wait.Wait()
+	if limit != nil {
+		wait.Wait()
+	}
 }
 
 // followed reports whether nothing that other owners hold makes it necessary
@@ -238,16 +245,28 @@ type outranked struct {
 	entry bool // of an entry, and not of a floor or of a stage
 }
 
-func newOutcome() *spreadOutcome {
-	return &spreadOutcome{above: make(map[int][]outranked), missing: make(map[int][]Member)}
-}
-
 // spreadOutcome says what became of entries that were sent to their other
 // owners.
 type spreadOutcome struct {
 	above   map[int][]outranked // items of which some owner holds something later
 	missing map[int][]Member    // items that owners which may be living did not confirm
 	cause   error               // why the waiting for those ended
+}
+
+// outrank notes that an owner holds something later than an item.
+func (o *spreadOutcome) outrank(item int, a outranked) {
+	if o.above == nil {
+		o.above = make(map[int][]outranked)
+	}
+	o.above[item] = append(o.above[item], a)
+}
+
+// miss notes that an owner has not confirmed an item.
+func (o *spreadOutcome) miss(item int, m Member) {
+	if o.missing == nil {
+		o.missing = make(map[int][]Member)
+	}
+	o.missing[item] = append(o.missing[item], m)
 }
 
 func (o *spreadOutcome) errorOf(i int) error {
@@ -261,7 +280,7 @@ func (o *spreadOutcome) errorOf(i int) error {
 // and waits until every one has confirmed, refused a connection, or is in the
 // view no more. When ctx ends first the rest goes on in the background.
 func (n *Node) spread(ctx context.Context, items []stamped) *spreadOutcome {
-	outcome := newOutcome()
+	outcome := new(spreadOutcome)
 	sent := make(sentTo)
 	for {
 		n.handoff.reunited(ctx) // this process may have been stopped, and be in no table
@@ -338,7 +357,11 @@ type delivery struct {
 
 // deliveriesFor lists what has to be sent to whom beyond what was sent.
 func (n *Node) deliveriesFor(items []stamped, sent sentTo) []*delivery {
-	v, now := n.view.Load(), n.clock.Now()
+	v := n.view.Load()
+	if v.alone(n.incarnation) {
+		return nil
+	}
+	now := n.clock.Now()
 	return n.deliveriesTo(items, sent, func(shard int) []taker { return v.takersOf(shard, now) })
 }
 
@@ -392,7 +415,7 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 		select {
 		case <-d.done:
 			for _, a := range d.above {
-				outcome.above[d.items[a.item]] = append(outcome.above[d.items[a.item]], a)
+				outcome.outrank(d.items[a.item], a)
 			}
 			if d.err == nil {
 				continue
@@ -405,7 +428,7 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 			continue
 		}
 		for _, i := range d.items {
-			outcome.missing[i] = append(outcome.missing[i], d.to.Member)
+			outcome.miss(i, d.to.Member)
 		}
 	}
 }
@@ -544,7 +567,7 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 		for i := range news {
 			sent.note(from.Incarnation, i, true)
 		}
-		n.deliver(ctx, n.deliveriesFor(news, sent), newOutcome(), func(*delivery) {})
+		n.deliver(ctx, n.deliveriesFor(news, sent), new(spreadOutcome), func(*delivery) {})
 	}
 	return mux.Reply{Body: append(wire.AppendUvarint(nil, highers), higher...)}
 }

@@ -138,6 +138,11 @@ func (v *view) appendMembers(list []Member, t *table, shard int) []Member {
 	return list
 }
 
+// alone reports whether a member is the only one.
+func (v *view) alone(incarnation uint64) bool {
+	return len(v.members) == 1 && v.members[0].Incarnation == incarnation
+}
+
 // owns reports whether a member is an owner of a shard.
 func (v *view) owns(incarnation uint64, shard int) bool {
 	return v.current.owns(incarnation, shard)

@@ -57,22 +57,17 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 		fail(writes, ErrClosed)
 		return
 	}
+	if len(writes) == 0 {
+		return
+	}
 	n.pauses.look()
 	began := n.clock.Elapsed()
 	defer n.failClosed(writes)
-	for pending := writes; len(pending) > 0; {
+	for pending := writes; ; {
 		groups, early := n.groupByOwner(sp, pending)
-		var wait sync.WaitGroup
-		again := make([][]*write, len(groups))
-		for i, g := range groups {
-			if i == len(groups)-1 { // on this goroutine
-				again[i] = n.writeTo(ctx, sp, g.owner, g.writes)
-				break
-			}
-			wait.Go(func() { again[i] = n.writeTo(ctx, sp, g.owner, g.writes) })
+		if pending = append(n.writeToEach(ctx, sp, groups), early...); len(pending) == 0 {
+			return
 		}
-		wait.Wait()
-		pending = slices.Concat(append(again, early)...)
 		if slices.ContainsFunc(pending, func(w *write) bool { return w.early }) {
 			sleep(ctx, viewPause)
 		}
@@ -112,12 +107,27 @@ type ownerGroup struct {
 	writes []*write
 }
 
+// writeToEach is writeTo for several owners at once.
+func (n *Node) writeToEach(ctx context.Context, sp *space, groups []ownerGroup) (again []*write) {
+	if len(groups) == 1 {
+		return n.writeTo(ctx, sp, groups[0].owner, groups[0].writes)
+	}
+	var wait sync.WaitGroup
+	left := make([][]*write, len(groups))
+	for i, g := range groups {
+		wait.Go(func() { left[i] = n.writeTo(ctx, sp, g.owner, g.writes) })
+	}
+	wait.Wait()
+	return slices.Concat(left...)
+}
+
 // groupByOwner sorts writes by the owner that is to stamp them: the first that
 // has not failed them. A conditional write has only the first of all.
 func (n *Node) groupByOwner(sp *space, writes []*write) (groups []ownerGroup, again []*write) {
 	v := n.view.Load()
+	var some [4]Member
 	for _, w := range writes {
-		owners := v.ownersOf(shardOf(sp.keyspace, w.key))
+		owners := v.appendMembers(some[:0], v.current, shardOf(sp.keyspace, w.key))
 		if w.cond {
 			owners = owners[:min(1, len(owners))]
 		}
