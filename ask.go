@@ -22,13 +22,19 @@ const silence = 250 * time.Millisecond
 const lateAnswer = time.Second
 
 // askOwners asks the owners of a key, which is of a shard, in the table of
-// this node.
-func (n *Node) askOwners(ctx context.Context, sp *space, shard int, key string, load bool) result {
+// this node. looked is the view by which it has looked into its own store.
+func (n *Node) askOwners(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
 	mode := getStored
 	if load {
 		mode = getLoad
 	}
 	v := n.view.Load()
+	if v != looked && v.owns(n.incarnation, shard) {
+		// 1. This node is a joiner, or the others leave, and it is no owner. 2. A
+		// caller looks for a key. 3. This node becomes an owner, and all who were
+		// are gone. The key is here.
+		return result{err: errBecameOwner}
+	}
 	places := v.current.owners(shard)
 	if len(places) > 1 && sp.readsReplicas() && v.place(n.incarnation, shard) < 0 {
 		if place := n.pick(v, places); place > 0 {

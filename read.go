@@ -20,6 +20,18 @@ const coOwnersTime = 250 * time.Millisecond
 // find returns what the cluster holds of a key. With load set, the primary
 // loads a key that nobody holds.
 func (n *Node) find(ctx context.Context, sp *space, key string, load bool) result {
+	for {
+		if r := n.findByView(ctx, sp, key, load); r.err != errBecameOwner {
+			return r
+		}
+	}
+}
+
+// errBecameOwner says that this node owns a key by a later view than the one by
+// which its store was looked at.
+var errBecameOwner = errors.New("peercache: this node became an owner of the key")
+
+func (n *Node) findByView(ctx context.Context, sp *space, key string, load bool) result {
 	if n.life.Err() != nil {
 		return result{err: ErrClosed}
 	}
@@ -46,7 +58,7 @@ func (n *Node) find(ctx context.Context, sp *space, key string, load bool) resul
 	if place == 0 {
 		return n.findAsPrimary(ctx, sp, key, load)
 	}
-	return n.fetch(ctx, sp, shard, key, load)
+	return n.fetch(ctx, sp, v, shard, key, load)
 }
 
 // settle is [handoff.settle] for a key that this node owns in a view, and in the
@@ -300,11 +312,12 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 
 // fetch asks the owners for a key, which is of a shard. When none of them can
 // be reached the key is loaded here, for nobody else. Where that cannot be, the
-// owners are asked again until those who died are in no table any more.
-func (n *Node) fetch(ctx context.Context, sp *space, shard int, key string, load bool) result {
+// owners are asked again until those who died are in no table any more. looked
+// is the view by which this node has looked into its own store.
+func (n *Node) fetch(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
 	for began := n.clock.Elapsed(); ; {
 		changed, v, pauses, alone := n.viewSignal.next(), n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
-		r := n.fetchOnce(ctx, sp, shard, key, load)
+		r := n.fetchOnce(ctx, sp, looked, shard, key, load)
 		switch {
 		case r.err != nil && n.life.Err() != nil:
 			return result{err: ErrClosed}
@@ -333,14 +346,14 @@ func (n *Node) fetch(ctx context.Context, sp *space, shard int, key string, load
 	}
 }
 
-func (n *Node) fetchOnce(ctx context.Context, sp *space, shard int, key string, load bool) result {
+func (n *Node) fetchOnce(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
 	k := fetchKey{flightKey{sp.id, key}, load}
 	if n.fetches.enter(shard, k) {
 		defer n.fetches.leave(shard, k)
-		return n.askOwners(ctx, sp, shard, key, load)
+		return n.askOwners(ctx, sp, looked, shard, key, load)
 	}
 	return n.fetches.share(ctx, shard, k, func(ctx context.Context) result {
-		return n.askOwners(ctx, sp, shard, key, load)
+		return n.askOwners(ctx, sp, looked, shard, key, load)
 	})
 }
 

@@ -67,7 +67,7 @@ var table = []mutation{
 	{name: "5 a load is lent to who has the loader", plan: "bare", seeds: 20, edits: []edit{
 		{"read.go", "if from.lend(f.id) {", "if f.id == 0 {"},
 	}},
-	{name: "6 the other owners confirm a conditional write", plan: "storm", seeds: 200, edits: []edit{
+	{name: "6 the other owners confirm a conditional write", plan: "rivals", seeds: 60, edits: []edit{
 		{"conditional.go", "if err := n.prepare(ctx, sp, w, base, stamp); err != nil {", "if err := ctx.Err(); err != nil {"},
 	}},
 	{name: "6 a conditional write replaces its base and nothing else", plan: "calm", seeds: 60, edits: []edit{

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -22,6 +23,7 @@ var plans = map[string]func(*generator){
 	"wild":   (*generator).planWild,
 	"tiny":   (*generator).planTiny,
 	"away":   (*generator).planAway,
+	"rivals": (*generator).planRivals,
 }
 
 func planNames() []string { return slices.Sorted(maps.Keys(plans)) }
@@ -120,6 +122,31 @@ func (g *generator) planStorm() {
 		if g.IntN(2) == 0 {
 			g.step(Step{Action: Whole})
 		}
+	}
+}
+
+// planRivals lets all clients change the same key without pause, each from what
+// it finds, while its first owner leaves and joins.
+func (g *generator) planRivals() {
+	s := g.script
+	s.Delay, s.Jitter = g.between(0, 5*time.Millisecond), g.between(0, 10*time.Millisecond)
+	var length time.Duration
+	for range 3 {
+		nodes := g.some(1)
+		leave, join := g.between(shortWait, 300*time.Millisecond), g.between(200*time.Millisecond, longWait)
+		g.step(Step{After: leave, Action: Leave, Nodes: nodes})
+		g.step(Step{After: join, Action: Join, Nodes: nodes})
+		length += leave + join
+	}
+	const calls = 200
+	for range s.Nodes {
+		var client []Call
+		for range calls {
+			think := time.Duration(g.ExpFloat64() * float64(length/calls)).Round(10 * time.Microsecond)
+			kind := []Kind{Get, IfSame, Update, Update}[g.IntN(4)]
+			client = append(client, Call{Think: think, Cache: cacheStore, Keys: []string{fmt.Sprint("k", g.IntN(2))}, Kind: kind})
+		}
+		s.Clients = append(s.Clients, client)
 	}
 }
 
