@@ -5,6 +5,7 @@ package peercache_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -153,51 +154,68 @@ func TestProcessesShareACache(t *testing.T) {
 	require.Equal(t, before, loads(), "something was loaded again")
 }
 
-// TestOwnersThatWereStoppedTogether stops both owners of many keys, which then
-// go on with the tables that they had: what was written meanwhile is with
-// members that do not hold it any more.
-func TestOwnersThatWereStoppedTogether(t *testing.T) {
+// TestOwnersThatWereStopped stops owners of many keys, which then go on with
+// the tables that they had: what was written meanwhile is with members that do
+// not hold it any more.
+func TestOwnersThatWereStopped(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes and waits for deaths in real time")
 	}
-	ctx := t.Context()
-	n, err := peercache.Start(ctx, peercache.Config{Listen: "127.0.0.1:0"})
-	require.NoError(t, err)
-	defer n.Close()
-	peers := make([]*process, 3)
-	for i := range peers {
-		peers[i] = startProcess(t, "127.0.0.1:0", n.Addr())
-	}
-	members := func(count int) func() bool {
-		return func() bool { return len(n.Members()) == count && n.WaitReady(ctx) == nil }
-	}
-	eventually(t, "all are there", members(4))
-	things := newCache(t, n, peercache.Options[string]{})
-	const keys = 500
-	write := func(value string) {
-		for i := range keys {
-			require.NoError(t, things.Set(ctx, fmt.Sprint("key-", i), value))
-		}
-	}
-	write("before")
-	for _, p := range peers[:2] {
-		p.signal(syscall.SIGSTOP)
-	}
-	eventually(t, "the stopped ones are out", members(2))
-	write("after")
-	for _, p := range peers[:2] {
-		p.signal(syscall.SIGCONT)
-	}
-	older := 0
-	for began := time.Now(); time.Since(began) < 3*time.Second; {
-		for i := range keys {
-			v, _, err := things.Lookup(ctx, fmt.Sprint("key-", i))
+	for _, c := range []struct {
+		name    string
+		copies  int
+		stopped int
+		killed  int // of the others, when the stopped ones go on
+	}{
+		{name: "both at once", copies: 2, stopped: 2},
+		{name: "the only one", copies: 1, stopped: 1},
+		{name: "one, and another one dies", copies: 2, stopped: 1, killed: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(peerCopies, strconv.Itoa(c.copies))
+			ctx := t.Context()
+			n, err := peercache.Start(ctx, peercache.Config{Listen: "127.0.0.1:0", Copies: c.copies})
 			require.NoError(t, err)
-			if v != "after" {
-				older++
+			defer n.Close()
+			peers := make([]*process, 3)
+			for i := range peers {
+				peers[i] = startProcess(t, "127.0.0.1:0", n.Addr())
 			}
-		}
+			members := func(count int) func() bool {
+				return func() bool { return len(n.Members()) == count && n.WaitReady(ctx) == nil }
+			}
+			eventually(t, "all are there", members(4))
+			things := newCache(t, n, peercache.Options[string]{})
+			const keys = 500
+			write := func(value string) {
+				for i := range keys {
+					require.NoError(t, things.Set(ctx, fmt.Sprint("key-", i), value))
+				}
+			}
+			write("before")
+			for _, p := range peers[:c.stopped] {
+				p.signal(syscall.SIGSTOP)
+			}
+			eventually(t, "the stopped ones are out", members(4-c.stopped))
+			write("after")
+			for _, p := range peers[len(peers)-c.killed:] {
+				p.kill()
+			}
+			for _, p := range peers[:c.stopped] {
+				p.signal(syscall.SIGCONT)
+			}
+			older := 0
+			for began := time.Now(); time.Since(began) < 3*time.Second; {
+				for i := range keys {
+					v, _, err := things.Lookup(ctx, fmt.Sprint("key-", i))
+					require.NoError(t, err)
+					if v != "after" {
+						older++
+					}
+				}
+			}
+			eventually(t, "those who live are there", members(4-c.killed))
+			require.Zero(t, older, "reads returned something older")
+		})
 	}
-	require.Len(t, n.Members(), 4)
-	require.Zero(t, older, "reads returned something older")
 }

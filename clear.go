@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -26,6 +27,8 @@ func (n *Node) clear(ctx context.Context, sp *space) error {
 	}
 	var partial *PartialWriteError
 	for len(pending) > 0 {
+		n.pauses.look()
+		n.handoff.reunited(ctx)
 		v := n.view.Load()
 		groups := make(map[uint64][]int)
 		owners := make(map[uint64]Member)
@@ -155,6 +158,7 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
 	if n.handoff.reunited(ctx); ctx.Err() != nil {
 		return ctx.Err() // by this node's table it may reach nobody who counts
 	}
+	n.hearClocks(ctx, shards)
 	floor := n.hlc.next()
 	n.clearHere(sp, floor, shards)
 	sent := make(map[uint64]map[int]bool)
@@ -186,6 +190,24 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
 			return &PartialWriteError{Missing: missing, Err: cause}
 		}
 	}
+}
+
+// hearClocks asks the other holders of shards that are not filled here, so that
+// the clock of this node is past theirs.
+//
+//  1. Another owner, whose clock is ahead, stamps a write. 2. It does not come
+//     here. 3. This node stamps a Clear.
+//
+// The Clear would be older than the write.
+func (n *Node) hearClocks(ctx context.Context, shards []int) {
+	unfilled := slices.DeleteFunc(slices.Clone(shards), n.handoff.filled)
+	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
+	defer cancel()
+	var wait sync.WaitGroup
+	for _, g := range n.holdersOfShards(unfilled, make(map[uint64]map[int]bool)) {
+		wait.Go(func() { n.peers.call(ctx, g.owner, mux.Request{Op: opPing}, nil) }) // the clock is in every reply
+	}
+	wait.Wait()
 }
 
 type shardGroup struct {

@@ -156,3 +156,52 @@ func TestReadsAfterAPauseAreNotOlder(t *testing.T) {
 		}
 	})
 }
+
+// A Clear right after a pause reaches those who own the keys by now, or fails;
+// and whatever it did, all members see the same in the end.
+func TestClearRightAfterAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 4)
+		all := caches(t, c, peercache.Options[string]{})
+		keys := append(keysOf(c, 20, 0), keysOf(c, 20, 1, 0)...)
+		cleared, failed := 0, 0
+		for _, patience := range []time.Duration{0, 3 * time.Millisecond, 30 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second} {
+			c.Pause(0)
+			waitTables(c, deathKnown, c.Nodes[1:]...)
+			for _, key := range keys {
+				require.NoError(t, all[1].Set(ctx, key, "meanwhile"))
+			}
+			c.Resume(0)
+			hurried, cancel := context.WithTimeout(ctx, patience)
+			err := all[0].Clear(hurried)
+			cancel()
+			if err == nil {
+				cleared++
+			} else {
+				failed++
+			}
+			held := func(node int) (held []string) {
+				for _, key := range keys {
+					_, ok, lost := all[node].Lookup(ctx, key)
+					require.NoError(t, lost)
+					if ok {
+						held = append(held, key)
+					}
+				}
+				return held
+			}
+			for node := range c.Nodes {
+				if err == nil {
+					require.Empty(t, held(node), "node %d after %v", node, patience)
+				}
+			}
+			c.WaitAgree()
+			for node := range c.Nodes {
+				require.Equal(t, held(1), held(node), "after %v: %v", patience, err)
+			}
+		}
+		require.NotZero(t, cleared)
+		require.NotZero(t, failed)
+	})
+}

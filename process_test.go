@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +25,10 @@ import (
 // peerProcess, set in the environment, makes the test's own program a peer. It
 // has the address to listen on, and behind it those to join.
 const peerProcess = "PEERCACHE_TEST_PEER"
+
+// peerCopies names the variable that has Config.Copies for such a process, if
+// it is not to be the default.
+const peerCopies = "PEERCACHE_TEST_COPIES"
 
 // A report is what a peer tells its parent, a line of JSON when it changed.
 type report struct {
@@ -43,7 +48,8 @@ func TestPeerProcess(t *testing.T) {
 	if len(addrs) == 0 {
 		t.Skip("a peer that other tests start")
 	}
-	n, err := peercache.Start(context.Background(), peercache.Config{Listen: addrs[0], Join: addrs[1:]})
+	copies, _ := strconv.Atoi(os.Getenv(peerCopies))
+	n, err := peercache.Start(context.Background(), peercache.Config{Listen: addrs[0], Join: addrs[1:], Copies: copies})
 	require.NoError(t, err)
 	things := newCache(t, n, peercache.Options[string]{Load: echoKey})
 	ended := make(chan struct{})
