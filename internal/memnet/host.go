@@ -62,6 +62,26 @@ func (h *Host) Now() time.Time { return h.clock.now() }
 // and jumps by the length of the pause when it resumes.
 func (h *Host) Elapsed() time.Duration { return h.clock.elapsed() }
 
+// Running returns true at once unless the host is paused. If it is, Running waits until that is over, because of
+// [Host.Resume], a crash or [Network.Close], or until ctx ends, and returns false. A program that calls it before it acts
+// stands still as a stopped process does, whatever timers it has.
+func (h *Host) Running(ctx context.Context) bool {
+	for waited := false; ; waited = true {
+		h.nw.mu.Lock()
+		if !h.paused {
+			h.nw.mu.Unlock()
+			return !waited
+		}
+		changed := h.nw.changesLocked()
+		h.nw.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // SetSkew sets the host's wall clock d ahead, or behind when d is negative. Only [Host.Now] shows it.
 func (h *Host) SetSkew(d time.Duration) { h.clock.setSkew(d) }
 
@@ -69,9 +89,9 @@ func (h *Host) SetSkew(d time.Duration) { h.clock.setSkew(d) }
 // clock stands still. Its kernel lives on: connections to it are made, as many as a backlog of 128 holds, and answered by
 // nobody; bytes sent to it are taken until the connection's buffer is full; bytes that it wrote before are delivered.
 //
-// The host's goroutines cannot be stopped, and neither can their timers. So a deadline, a context that ends and a Close
-// still end their own calls on the paused host, but the rest of the network learns nothing of it before [Host.Resume].
-// Pausing a paused host does nothing.
+// The host's goroutines cannot be stopped, and neither can their timers; those that ask [Host.Running] stand still. So a
+// deadline, a context that ends and a Close still end their own calls on the paused host, but the rest of the network learns
+// nothing of it before [Host.Resume]. Pausing a paused host does nothing.
 func (h *Host) Pause() {
 	h.nw.mu.Lock()
 	defer h.nw.mu.Unlock()

@@ -120,9 +120,52 @@ func TestPausedHostWithholdsCloseWrite(t *testing.T) {
 	})
 }
 
+// Who asks whether the host runs stands still while it is paused, and is not
+// left behind by whatever else ends that.
+func TestRunning(t *testing.T) {
+	for name, end := range map[string]func(nw *memnet.Network, h *memnet.Host, cancel func()){
+		"resume":  func(_ *memnet.Network, h *memnet.Host, _ func()) { h.Resume() },
+		"crash":   func(_ *memnet.Network, h *memnet.Host, _ func()) { h.Crash() },
+		"vanish":  func(_ *memnet.Network, h *memnet.Host, _ func()) { h.Vanish() },
+		"close":   func(nw *memnet.Network, _ *memnet.Host, _ func()) { nw.Close() },
+		"context": func(_ *memnet.Network, _ *memnet.Host, cancel func()) { cancel() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, nw *memnet.Network) {
+				h := nw.Host(hostB)
+				ln := listen(t, nw, addrB).(clock)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				require.True(t, h.Running(ctx))
+				h.Pause()
+				require.True(t, nw.Host(hostA).Running(ctx))
+				var waiting []*call
+				for _, c := range []clock{h, ln} {
+					waiting = append(waiting, start(func() error {
+						require.False(t, c.Running(ctx))
+						return nil
+					}))
+				}
+				time.Sleep(time.Minute)
+				nw.Host("10.0.0.3").Crash() // something else that changes
+				for _, w := range waiting {
+					w.wantWaiting(t)
+				}
+				end(nw, h, cancel)
+				for _, w := range waiting {
+					require.NoError(t, w.wantDone(t))
+				}
+				h.Resume()
+				require.True(t, h.Running(ctx))
+			})
+		})
+	}
+}
+
 type clock interface {
 	Now() time.Time
 	Elapsed() time.Duration
+	Running(ctx context.Context) bool
 }
 
 func TestClock(t *testing.T) {

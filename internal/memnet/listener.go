@@ -11,8 +11,8 @@ import (
 // backlog is how many connections a listener holds that were not accepted yet.
 const backlog = 128
 
-// listener is a net.Listener. Its methods Now and Elapsed are its host's clock: a program that is given the listener and
-// finds them there can use that clock, and so sees the pauses and the skew of its host.
+// listener is a net.Listener. Its methods Now, Elapsed and Running are its host's clock: a program that is given the listener
+// and finds them there can use that clock, and so sees the pauses and the skew of its host.
 type listener struct {
 	host *Host
 	port int
@@ -32,6 +32,9 @@ func (l *listener) Now() time.Time { return l.host.Now() }
 
 // Elapsed is [Host.Elapsed] of the listener's host.
 func (l *listener) Elapsed() time.Duration { return l.host.Elapsed() }
+
+// Running is [Host.Running] of the listener's host.
+func (l *listener) Running(ctx context.Context) bool { return l.host.Running(ctx) }
 
 // LookupHost is [Network.LookupHost].
 func (l *listener) LookupHost(ctx context.Context, name string) ([]string, error) {

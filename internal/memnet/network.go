@@ -31,7 +31,7 @@ type Network struct {
 	jitter  time.Duration // of links that are still to be made
 	random  *rand.Rand    // where jitter comes from
 	buffer  int
-	changes chan struct{} // closed at the next change that may concern dials; nil: nobody waits
+	changes chan struct{} // closed at the next change that may concern dials, or ends a pause; nil: nobody waits
 	closed  bool
 }
 
@@ -73,6 +73,7 @@ func (nw *Network) hostLocked(name string) *Host {
 //
 //	Now() time.Time
 //	Elapsed() time.Duration
+//	Running(ctx context.Context) bool
 //	LookupHost(ctx context.Context, name string) ([]string, error)
 //
 // and its connections have CloseWrite() error. Errors are *net.OpError with Op "listen".
@@ -208,7 +209,7 @@ func (nw *Network) changesLocked() <-chan struct{} {
 	return nw.changes
 }
 
-// changedLocked wakes the dials that wait.
+// changedLocked wakes the dials that wait, and those who wait for the end of a pause.
 func (nw *Network) changedLocked() {
 	if nw.changes != nil {
 		close(nw.changes)
