@@ -1,6 +1,7 @@
 package peercache
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 )
@@ -14,6 +15,10 @@ type clock interface {
 	// Elapsed is the time since some fixed moment. It never goes back, and
 	// goes on while the machine is suspended.
 	Elapsed() time.Duration
+	// Running waits while this process is stopped, or until ctx ends, and
+	// reports whether it ran all the time. Only where a test's network stops
+	// a process whose goroutines go on is there anything to wait for.
+	Running(ctx context.Context) bool
 }
 
 // systemClock is the operating system's clock.
@@ -35,6 +40,9 @@ func newSystemClock() *systemClock {
 
 // Now implements [clock].
 func (c *systemClock) Now() time.Time { return time.Now() }
+
+// Running implements [clock]: whoever calls it runs.
+func (c *systemClock) Running(context.Context) bool { return true }
 
 // Elapsed implements [clock]. Go's monotonic clock stands still while the
 // machine is suspended; the wall clock does not, so that a wall clock which

@@ -42,6 +42,32 @@ func TestFrozenNodeIsTakenOutAndComesBack(t *testing.T) {
 	}
 }
 
+// A process that was stopped goes on with the table that it had, and believes
+// that all is as before.
+func TestFrozenNodeKeepsItsTable(t *testing.T) {
+	for _, n := range []int{2, 3, 5} {
+		t.Run(fmt.Sprint(n, " nodes"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, diaries := keepDiaries(t, n)
+				before := c.Nodes[1].Members()
+				for range 3 {
+					c.Pause(1)
+					time.Sleep(5 * time.Second)
+					for i, other := range c.Nodes {
+						require.Equal(t, i != 1, len(other.Members()) == n-1, "they have taken it out")
+					}
+					c.Resume(1)
+					synctest.Wait()
+					require.Equal(t, before, c.Nodes[1].Members())
+					c.WaitAgree()
+					time.Sleep(5 * time.Second) // whom it suspects now may be dead when it is stopped again
+				}
+				require.Empty(t, diaries[1].read())
+			})
+		})
+	}
+}
+
 func TestShortFreezeIsNoticedByNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, diaries := keepDiaries(t, 3)

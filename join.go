@@ -132,6 +132,7 @@ func (n *Node) announce() error {
 		Timeout:    n.cfg.Heartbeat.Timeout,
 		Changed:    n.wake,
 		Now:        n.clock.Now,
+		Running:    n.clock.Running,
 		Offset:     n.compareClock,
 		SinceHeard: n.peers.sinceHeard,
 		Logger:     n.log,

@@ -60,6 +60,8 @@ func TestGlanceNoticesAPause(t *testing.T) {
 
 type fakeElapsed struct{ at *time.Duration }
 
+func (f fakeElapsed) Running(context.Context) bool { return true }
+
 func (f fakeElapsed) Now() time.Time         { return time.Unix(0, 0).Add(*f.at) }
 func (f fakeElapsed) Elapsed() time.Duration { return *f.at }
 

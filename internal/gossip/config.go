@@ -64,7 +64,7 @@ type Link interface {
 }
 
 // Config is what Start needs. Zero values are defaults where one is named.
-// The functions must not block, and must not call Close.
+// The functions must not block, but for Running, and must not call Close.
 type Config struct {
 	// Name is this member's gossip name: its incarnation as 16 lower-case hex
 	// digits. No two members ever have the same.
@@ -92,6 +92,10 @@ type Config struct {
 	// Now is the wall clock that is compared with other members'; default
 	// time.Now.
 	Now func() time.Time
+	// Running waits while this process is stopped, or until ctx ends, and
+	// reports whether it ran all the time. It is for tests that stop a process
+	// without its goroutines: nothing is sent before it returned. May be nil.
+	Running func(ctx context.Context) bool
 	// Offset tells how far ahead of ours the clock of a live member is,
 	// measured over a round trip of the given time; half of that is the
 	// greatest error. It is called at most once per Interval. May be nil.
@@ -121,6 +125,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Offset == nil {
 		c.Offset = func(string, time.Duration, time.Duration) {}
+	}
+	if c.Running == nil {
+		c.Running = func(context.Context) bool { return true }
 	}
 	if c.SinceHeard == nil {
 		c.SinceHeard = func(string) time.Duration { return math.MaxInt64 }

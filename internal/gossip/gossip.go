@@ -355,8 +355,20 @@ func (g *Gossip) heard(from Peer) {
 	}
 }
 
+// stopped waits while this process is stopped, and reports whether it was.
+// Memberlist's timers run on then. But its prober and its gossip send before
+// they judge, hold no lock meanwhile, and so stand still here.
+func (g *Gossip) stopped() bool {
+	if !g.calls.enter() {
+		return false
+	}
+	defer g.calls.leave()
+	return !g.cfg.Running(g.ctx)
+}
+
 // send sends a packet to a member, unless we are closing.
 func (g *Gossip) send(name string, b []byte) {
+	g.stopped()
 	if g.calls.enter() {
 		defer g.calls.leave()
 		_ = g.cfg.Link.Send(Peer{Name: name, Addr: g.table.addr(name)}, b)

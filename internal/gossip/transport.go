@@ -68,10 +68,16 @@ func (t *transport) WriteTo([]byte, string) (time.Time, error) { return time.Now
 // DialTimeout is not used: memberlist prefers DialAddressTimeout.
 func (t *transport) DialTimeout(string, time.Duration) (net.Conn, error) { return nil, errUnnamed }
 
+// errStopped is returned for a packet that waited while this process was
+// stopped.
+var errStopped = errors.New("gossip: this process was stopped")
+
 // WriteToAddress sends a packet. A Link's error becomes a net.OpError, which
 // is what memberlist takes for a failed probe; any other error it takes for a
-// fault of its own and suspects nobody, which is right when we are closing.
+// fault of its own and suspects nobody, which is right when we are closing, and
+// when the time for the answer has passed while this process was stopped.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	stopped := t.g.stopped()
 	now := time.Now()
 	t.note(b, a.Name, now)
 	if !t.g.calls.enter() {
@@ -84,6 +90,9 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	to := Peer{Name: a.Name, Addr: t.g.table.addr(a.Name)}
 	if err := t.g.cfg.Link.Send(to, b); err != nil {
 		return now, &net.OpError{Op: "write", Net: "udp", Addr: to.logAddr(), Err: err}
+	}
+	if stopped {
+		return now, errStopped
 	}
 	return now, nil
 }
@@ -142,6 +151,7 @@ func (t *transport) leaveTold(members []Member) (sent int, all bool) {
 
 // DialAddressTimeout opens a stream to a member, or for a join.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	t.g.stopped()
 	ctx, to := t.g.ctx, Peer{Name: a.Name}
 	t.mu.Lock()
 	j := t.joins[a.Name]
