@@ -43,7 +43,8 @@
 //
 // # What is not modelled
 //
-// A node that is paused keeps its timers: its connections and its clock stand
-// still and nothing that it does then gets out, but it loses sight of the others
-// as if it were cut off. Tests with real processes pause without that.
+// A process that is stopped finds what ran out meanwhile when it goes on. On a
+// node that is paused connections, clock and gossip stand still, and it goes on
+// with the table that it had; but the timers of its calls run out during the
+// pause, and those of suspicions that it had by then.
 package sim

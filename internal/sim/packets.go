@@ -23,16 +23,14 @@ type packets struct {
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// dialer wraps the dialing of one host. While paused says so there are no
-// packets of it: the goroutines of a host that is paused go on, and those of a
-// process that is stopped do not.
-func (p *packets) dialer(dial dialFunc, paused func() bool) dialFunc {
+// dialer wraps the dialing of one host.
+func (p *packets) dialer(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		return &lossyConn{Conn: conn, packets: p, paused: paused}, nil
+		return &lossyConn{Conn: conn, packets: p}, nil
 	}
 }
 
@@ -50,7 +48,6 @@ func (p *packets) lose() bool {
 type lossyConn struct {
 	net.Conn
 	packets *packets
-	paused  func() bool
 
 	writes int // of the HTTP request, the hello and the proof
 	gossip bool
@@ -68,7 +65,7 @@ func (c *lossyConn) Write(b []byte) (int, error) {
 			c.gossip = purposeOf(b) == mux.PurposeGossip
 		}
 		c.writes++
-	case c.gossip && (c.paused() || c.packets.lose()):
+	case c.gossip && c.packets.lose():
 		return len(b), nil
 	}
 	return c.Conn.Write(b)

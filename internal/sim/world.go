@@ -198,12 +198,6 @@ func (w *World) end() {
 	}
 }
 
-func (w *World) isPaused(m *member) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return m.paused
-}
-
 // bare reports whether there are no caches on a node.
 func (w *World) bare(node int) bool { return slices.Contains(w.script.Bare, node) }
 
@@ -223,7 +217,7 @@ func (w *World) config(m *member) (peercache.Config, error) {
 		Listener:    listener,
 		Copies:      w.script.Copies,
 		MaxBytes:    w.script.Pieces,
-		DialContext: w.packets.dialer(m.host.DialContext, func() bool { return w.isPaused(m) }),
+		DialContext: w.packets.dialer(m.host.DialContext),
 		Events: &peercache.Events{
 			MemberJoined:  func(p peercache.Member) { w.note("n%d sees %s, %s", m.number, p.Name, p.State) },
 			MemberChanged: func(_, p peercache.Member) { w.note("n%d sees %s, %s", m.number, p.Name, p.State) },
