@@ -146,6 +146,42 @@ func TestNodeFrozenAgainAndAgain(t *testing.T) {
 	})
 }
 
+// Of three owners two are stopped while all is cleared: both have what was
+// there, and it is still gone.
+func TestClearedWhileTwoOwnersOfThreeAreFrozen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 5, func(_ int, cfg *peercache.Config) { cfg.Copies = 3 })
+		all := caches(t, c, peercache.Options[string]{})
+		keys := append(keysOf(c, 10, 0, 1), keysOf(c, 10, 2, 0, 1)...)
+		for _, key := range keys {
+			require.NoError(t, all[2].Set(ctx, key, "before"))
+		}
+		c.Pause(0)
+		c.Pause(1)
+		waitTables(c, deathKnown, c.Nodes[2:]...)
+		time.Sleep(time.Second)
+		require.NoError(t, all[2].Clear(ctx))
+		c.Resume(0)
+		c.Resume(1)
+		for began := time.Now(); time.Since(began) < time.Second; time.Sleep(time.Millisecond) {
+			for i, cache := range all {
+				v, ok, err := cache.Lookup(ctx, keys[i])
+				require.NoError(t, err)
+				require.False(t, ok, "%q at %d", v, i)
+			}
+			keys = append(keys[1:], keys[0])
+		}
+		c.WaitAgree()
+		for _, key := range keys {
+			require.NoError(t, all[3].Set(ctx, key, "after"))
+			v, _, err := all[0].Lookup(ctx, key)
+			require.NoError(t, err)
+			require.Equal(t, "after", v)
+		}
+	})
+}
+
 // A node that goes on after a pause serves nothing as up to date before the
 // others count it in again: until then they do not send it what is written.
 func TestReadsAfterAPauseAreNotOlder(t *testing.T) {

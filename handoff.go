@@ -117,6 +117,7 @@ func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) 
 		if !away || ctx.Err() != nil {
 			return false
 		}
+		sleep(ctx, busyPause)
 	}
 	return true
 }

@@ -118,7 +118,8 @@ func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result
 // copyFromCoOwners takes over what the other owners hold of a key, the former
 // owners included while the shard is being filled. Those who do not answer
 // soon are left out. away says that this node was paused: then those who seem to
-// be out of reach are asked as well. It reports whether all answered.
+// be out of reach are asked as well, and what is in doubt does not count as an
+// answer. It reports whether all answered.
 func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
@@ -144,7 +145,20 @@ func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away
 		// meanwhile, and the deletion forgotten.
 		n.store.dropUnder(sp, key, floor)
 	}
-	return all
+	return all && !(away && held && n.doubtful(sp, key, floor))
+}
+
+// doubtful reports whether what is held here of a key may have been deleted by
+// an owner that has nothing of it, though another one has.
+//
+//  1. Two owners of three are stopped. 2. The third deletes the key and forgets
+//     that, or clears the cache. 3. The two go on, and each finds at the other
+//     what it holds itself.
+//
+// Which of the owners has seen all, only the filling of the shard tells.
+func (n *Node) doubtful(sp *space, key string, floor Version) bool {
+	e, ok := n.store.peek(sp, key)
+	return ok && !floor.IsZero() && e.order.compare(order{floor, floor}) <= 0
 }
 
 // copied says what came of copying a key from one member.
