@@ -182,6 +182,39 @@ func TestClearedWhileTwoOwnersOfThreeAreFrozen(t *testing.T) {
 	})
 }
 
+// All that a node knew are replaced while it is stopped: it goes on with a table
+// of members who are gone, and none of them contradicts it.
+func TestOthersAreReplacedWhileOneIsFrozen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 3)
+		all := caches(t, c, peercache.Options[string]{})
+		keys := append(keysOf(c, 10, 0), keysOf(c, 10, 1, 0)...)
+		for _, key := range keys {
+			require.NoError(t, all[1].Set(ctx, key, "before"))
+		}
+		c.Pause(0)
+		waitTables(c, deathKnown, c.Nodes[1:]...)
+		for i := 1; i < 3; i++ {
+			c.Shutdown(i)
+			c.Start(i)
+			waitTables(c, deathKnown, c.Nodes[1:]...)
+		}
+		fresh := newCache(t, c.Nodes[1], peercache.Options[string]{})
+		for _, key := range keys {
+			require.NoError(t, fresh.Set(ctx, key, "after"))
+		}
+		c.Resume(0)
+		for i, began := 0, time.Now(); time.Since(began) < 6*time.Second; i++ {
+			v, _, err := all[0].Lookup(ctx, keys[i%len(keys)])
+			require.NoError(t, err)
+			require.Equal(t, "after", v, "%v after the pause", time.Since(began))
+			time.Sleep(10 * time.Millisecond)
+		}
+		c.WaitAgree()
+	})
+}
+
 // A node that goes on after a pause serves nothing as up to date before the
 // others count it in again: until then they do not send it what is written.
 func TestReadsAfterAPauseAreNotOlder(t *testing.T) {

@@ -299,12 +299,13 @@ func (d *discovery) lookup(ctx context.Context, seed string) ([]string, error) {
 }
 
 // askAddr joins the member at one address, unless it is in the view already
-// or is this node.
+// or is this node. After a pause the view says nothing: another process may live
+// at the address by now.
 func (d *discovery) askAddr(ctx context.Context, addr string) error {
 	// A node that is being announced knows the members by the word of one of
 	// them only, and gossip does not.
 	announcing := d.n.gossip.Load() != nil && !d.n.announced.Load()
-	if addr == d.n.addr || d.n.peers.knowsAddr(addr) && !announcing {
+	if addr == d.n.addr || d.n.peers.knowsAddr(addr) && !announcing && !d.n.handoff.alone.Load() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, seedTimeout)

@@ -93,11 +93,11 @@ func (h *handoff) agree(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		changed := h.n.viewSignal.next()
 		v := h.n.view.Load()
-		alone := !slices.ContainsFunc(v.members, func(m announcement) bool { return m.Incarnation != h.n.incarnation })
-		if !alone && h.agreed(ctx, v) {
+		others, agreed := h.agreed(ctx, v)
+		if others && agreed {
 			return true
 		}
-		if alone && unasked == nil && d.joined.Load() == joined {
+		if !others && unasked == nil && d.joined.Load() == joined {
 			return false
 		}
 		again := time.NewTimer(pauseBeat)
@@ -113,12 +113,17 @@ func (h *handoff) agree(ctx context.Context) bool {
 	return false
 }
 
-// agreed reports whether all other members of a view see its table. Those that
-// are gone have no say.
-func (h *handoff) agreed(ctx context.Context, v *view) bool {
+// agreed reports whether there are other members in a view, and whether all of
+// them see its table. Those that are gone have no say.
+//
+//  1. This process is stopped. 2. All others are replaced, one by one. 3. It
+//     goes on, and has a table of members who are gone.
+//
+// Nobody disagrees then, and those who know better are still to be found.
+func (h *handoff) agreed(ctx context.Context, v *view) (others, agreed bool) {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
-	var differ atomic.Bool
+	var differ, living atomic.Bool
 	var wait sync.WaitGroup
 	for _, m := range v.members {
 		if m.Incarnation == h.n.incarnation {
@@ -126,14 +131,18 @@ func (h *handoff) agreed(ctx context.Context, v *view) bool {
 		}
 		wait.Go(func() {
 			reply, err := h.n.peers.call(ctx, m.Member, mux.Request{Op: opPing}, nil)
-			if !isGone(err) && (err != nil || reply.Fields.Digest != v.digest) {
+			if isGone(err) {
+				return
+			}
+			living.Store(true)
+			if err != nil || reply.Fields.Digest != v.digest {
 				differ.Store(true)
 				cancel()
 			}
 		})
 	}
 	wait.Wait()
-	return !differ.Load()
+	return living.Load(), !differ.Load()
 }
 
 // awaitView waits for a view that something holds of.
