@@ -22,8 +22,10 @@
 // killed, paused or cut off since all agreed last. A node that is out of its
 // domain, because it is paused, cut off or has not found the others again, is
 // in none until all agree. When more nodes are out at once than there are
-// copies, acknowledged writes may be lost; a new domain begins once all agree,
-// and nothing written before is held against it. After a split each side is a
+// copies, acknowledged writes may be lost; a new domain begins once all agree
+// that are not paused, and nothing written before is held against it. Who is
+// paused comes back to that domain: what was written without it must not be lost
+// then, nor be unknown to it. After a split each side is a
 // domain that descends from the one before, once its members agree; after it
 // healed, one that descends from both sides.
 //

@@ -172,8 +172,12 @@ func (w *World) look() bool {
 	if w.apartLocked() {
 		sides = nil
 	}
+	whole := true
 	for _, m := range w.members {
-		if m.paused || m.starting || m.leaving || m.skewed {
+		if m.paused {
+			whole = false // the others may agree without it
+		}
+		if m.starting || m.leaving || m.skewed {
 			sides = slices.DeleteFunc(sides, func(side []*member) bool { return slices.Contains(side, m) })
 			if len(w.cuts) == 0 {
 				sides = nil
@@ -188,7 +192,7 @@ func (w *World) look() bool {
 	for _, side := range sides {
 		var nodes []*peercache.Node
 		for _, m := range side {
-			if w.isRunning(m) {
+			if w.goesOn(m) {
 				nodes = append(nodes, m.node)
 			}
 		}
@@ -198,7 +202,7 @@ func (w *World) look() bool {
 		}
 		w.mu.Lock()
 		if w.fluxLocked() == flux {
-			w.agreedLocked(side, len(sides) == 1 && len(w.cuts) == 0)
+			w.agreedLocked(side, whole && len(sides) == 1 && len(w.cuts) == 0)
 			flux = w.fluxLocked()
 		}
 		w.mu.Unlock()
@@ -210,6 +214,13 @@ func (w *World) isRunning(m *member) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return m.running
+}
+
+// goesOn reports whether a member runs and is not paused.
+func (w *World) goesOn(m *member) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return m.running && !m.paused
 }
 
 func (w *World) settled() bool {
@@ -233,10 +244,16 @@ func (w *World) fluxLocked() int {
 	return flux
 }
 
-// agreedLocked notes that the members of a side agree; whole says that it is
-// all of them.
+// agreedLocked notes that the members of a side agree, but for those that are
+// paused; whole says that it is all of them.
 func (w *World) agreedLocked(side []*member, whole bool) {
-	side = slices.DeleteFunc(slices.Clone(side), func(m *member) bool { return !m.running })
+	var paused []*member
+	side = slices.DeleteFunc(slices.Clone(side), func(m *member) bool {
+		if m.running && m.paused {
+			paused = append(paused, m)
+		}
+		return !m.running || m.paused
+	})
 	domain, same := 0, true
 	for _, m := range side {
 		if m.domain == 0 {
@@ -269,6 +286,9 @@ func (w *World) agreedLocked(side []*member, whole bool) {
 		w.setDomainLocked(m, domain)
 		m.fresh = false
 		names = append(names, fmt.Sprint("n", m.number))
+	}
+	for _, m := range paused {
+		m.last = domain // that is what it comes back to
 	}
 	w.noteLocked("%s agree: domain %d", strings.Join(names, " "), domain)
 }

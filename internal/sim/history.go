@@ -42,7 +42,7 @@ type Mark struct {
 	At     time.Duration // since the world began
 	Domain int           // of the node that the call was made on; 0: none
 	Flux   int           // how often that changed
-	Back   int           // the domain of a node until it was paused, when it goes on and has none again yet
+	Back   int           // the domain to which a node comes back after a pause, while it has none again yet
 	Losses int           // how often acknowledged writes may have been lost
 	Weak   bool          // replicas may answer older
 	Slow   bool          // a link is so slow that its other end seems silent
@@ -80,7 +80,7 @@ func (op *Op) domain() int {
 	return 0
 }
 
-// back returns the domain in which a node was until it was paused, for a call
+// back returns the domain to which a node came back after a pause, for a call
 // that it made when it went on and nobody knew yet what it sees.
 func (op *Op) back() int {
 	if op.Call.Back == op.Return.Back {

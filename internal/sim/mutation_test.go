@@ -119,6 +119,16 @@ var table = []mutation{
 	{name: "14 a pause is noticed", plan: "pause", seeds: 40, edits: []edit{
 		{"pause.go", "if time.Duration(now-before) > p.limit {", "if time.Duration(now-before) > p.limit*1000000 {"},
 	}},
+	{name: "14 after a pause nothing is served before the others are found", plan: "stop", seeds: 100, edits: []edit{
+		{"reunite.go", "h.alone.Store(true)", "h.alone.Store(false)"},
+	}},
+	{name: "14 after a pause who lives at the seeds is asked again", plan: "stop", seeds: 250, edits: []edit{
+		{"reunite.go", "if others && agreed {", "if others = len(v.members) > 1; others && agreed {"},
+		{"discovery.go", " && !d.n.handoff.alone.Load() {", " {"},
+	}},
+	{name: "14 what all who were stopped hold is in doubt", plan: "stop", seeds: 250, edits: []edit{
+		{"read.go", "return all && !(away && held && n.doubtful(sp, key, floor))", "return all"},
+	}},
 	{name: "14 a clock that is far off keeps its node out", test: []string{".", "TestClockFarOff"}, edits: []edit{
 		{"skew.go", "is := distance > maxSkew ||", "is := distance > maxSkew*1000000 ||"},
 	}},

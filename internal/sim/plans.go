@@ -15,6 +15,7 @@ var plans = map[string]func(*generator){
 	"calm":   (*generator).planCalm,
 	"crash":  (*generator).planCrash,
 	"pause":  (*generator).planPause,
+	"stop":   (*generator).planStop,
 	"deploy": (*generator).planDeploy,
 	"storm":  (*generator).planStorm,
 	"split":  (*generator).planSplit,
@@ -99,6 +100,35 @@ func (g *generator) planPause() {
 		g.step(Step{After: length, Action: Resume, Node: i})
 		g.step(Step{After: g.between(0, 500*time.Millisecond), Action: Whole})
 	}
+}
+
+// planStop stops nodes until the others have given them up. Those may be all
+// owners of a key, or the others are replaced meanwhile, one by one: then those
+// who were stopped go on with a table of members who are gone.
+func (g *generator) planStop() {
+	s := g.script
+	s.Nodes = max(s.Nodes, 4)
+	nodes := g.some(s.Nodes)
+	count, replaced := 1+g.IntN(s.Nodes-2), 0
+	if g.IntN(2) == 0 {
+		count = 1 + g.IntN(2)
+		replaced = 1 + g.IntN(s.Nodes-count)
+	}
+	stopped, others := nodes[:count], nodes[count:]
+	g.step(Step{After: g.between(shortWait, longWait), Action: Wait})
+	for _, i := range stopped {
+		g.step(Step{After: g.between(0, shortWait), Action: Pause, Node: i})
+	}
+	g.step(Step{After: g.between(2*time.Second, 5*time.Second), Action: Wait})
+	for _, i := range others[:replaced] {
+		g.step(Step{Action: Leave, Nodes: []int{i}})
+		g.step(Step{After: g.between(0, time.Second), Action: Join, Nodes: []int{i}})
+		g.step(Step{After: g.between(time.Second, 8*time.Second), Action: Wait}) // a start asks those who are stopped as well, for 5 s
+	}
+	for _, i := range stopped {
+		g.step(Step{After: g.between(0, shortWait), Action: Resume, Node: i})
+	}
+	g.step(Step{After: g.between(0, time.Second), Action: Whole})
 }
 
 // planDeploy replaces nodes one by one, each leaving in good order.

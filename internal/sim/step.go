@@ -246,8 +246,8 @@ func (w *World) shutdown(m *member) {
 	}
 	m.leaving = true
 	w.disturbLocked()
-	if !slices.ContainsFunc(w.members, func(m *member) bool { return m.running && !m.leaving && !m.fresh }) {
-		w.lossLocked() // perhaps nobody is known who could take over
+	if !slices.ContainsFunc(w.members, func(m *member) bool { return m.running && !m.paused && !m.leaving && !m.fresh }) {
+		w.lossLocked() // perhaps nobody is known who could take over; who stands still cannot
 	}
 	node := m.node
 	w.background.Go(func() {

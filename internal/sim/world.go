@@ -57,7 +57,7 @@ type member struct {
 	skewed   bool // its clock is so far off that it stays out of the tables
 	out      bool // killed, paused or cut off since all agreed last
 	domain   int
-	last     int // its last domain that was one
+	last     int // its last domain that was one; or that of the others, since they went on without it
 	back     int // that, while it goes on after a pause and has none again yet
 	flux     int
 }
