@@ -162,6 +162,30 @@ func TestStandInHasWhatASilentOwnerMissed(t *testing.T) {
 	})
 }
 
+// What a stand-in got is brought to the owner who missed it, also when the
+// stand-in had owned the shard before and starts empty but for that.
+func TestStandInThatHadOwnedTheShard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 3) // the first of them owned all shards for a moment
+		all := caches(t, c, peercache.Options[string]{})
+		time.Sleep(time.Second)
+		key := keysOf(c, 1, 1, 2)[0]
+		require.NoError(t, all[1].Set(t.Context(), key, "before"))
+		c.Network.Cut(c.Host(1), c.Host(2))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, all[1].Set(ctx, key, "value"), peercache.ErrPartialWrite)
+		c.Kill(1)
+		c.WaitAgreeAmong(c.Nodes[0], c.Nodes[2])
+		time.Sleep(2 * time.Second)
+		for _, i := range []int{0, 2} {
+			v, _, err := all[i].Lookup(t.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, "value", v, "node %d", i)
+		}
+	})
+}
+
 // hitRatio asks for keys by a zipf law, from all nodes in turn, and returns how
 // many of the last part did not have to be loaded.
 func hitRatio(t *testing.T, caches []*peercache.Cache[[]byte], loads *int, random *rand.Zipf, asks int) float64 {

@@ -277,7 +277,7 @@ func (n *Node) serveCompare(from mux.Identity, req mux.Request) mux.Reply {
 			verdict |= youLack
 			behind = append(behind, shard)
 		}
-		if differ || n.vectors.exceed(shard, theirs) {
+		if differ || !covers(theirs, mine) {
 			verdict |= iLack
 		}
 		verdicts = append(verdicts, verdict)

@@ -69,6 +69,7 @@ type lostShard struct {
 	owned bool                // it was held until then
 	owed  bool                // to those who hold it now: a side of a split had it, and nobody has copied it yet
 	kept  map[uint64]struct{} // hashes of what came since from who sees another table, or takes this node for a stand-in
+	came  vector              // which writes those were
 }
 
 // outdated reports whether what was held before may have been replaced without
@@ -182,6 +183,7 @@ func (h *handoff) gainLocked(shard int, before, after *view, met []Member) {
 		if l.outdated(h.n.clock.Elapsed()) {
 			h.n.store.keepOnly(shard, l.kept)
 			h.n.vectors.drop(shard)
+			h.n.vectors.adopt(shard, l.came.marks())
 		} else {
 			kept = true
 		}
@@ -260,6 +262,28 @@ func (h *handoff) keepForAWhile(shard int, hash uint64, former bool) {
 	}
 	if len(l.kept) < maxKept { // what a stand-in gets within seconds
 		l.kept[hash] = struct{}{}
+	}
+}
+
+// cameMeanwhile notes that this node has applied such an entry.
+//
+//  1. A node owned a shard. 2. It stands in for one who is silent, and nobody
+//     else who lives has the write. 3. It owns the shard again, and starts
+//     empty but for that.
+//
+// The others have to find out that they lack the write.
+func (h *handoff) cameMeanwhile(shard int, hash, stamper, number uint64) {
+	if number == 0 || h.state[shard].Load() != shardForeign {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.lost[shard]
+	if l == nil {
+		return
+	}
+	if _, kept := l.kept[hash]; kept {
+		l.came.saw(stamper, number)
 	}
 }
 

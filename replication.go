@@ -588,6 +588,7 @@ func (n *Node) applyFrom(it *stamped, former bool) (held standing, applied bool)
 	// What a floor or a stage keeps out comes again with a later stamp, or its
 	// stamper dies: then it is missing here.
 	if applied || held.entry && held.order.compare(it.entry.order) >= 0 {
+		n.handoff.cameMeanwhile(shard, hash, it.entry.order.v.incarnation, it.number)
 		n.vectors.saw(shard, it.entry.order.v.incarnation, it.number)
 	}
 	return held, applied

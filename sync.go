@@ -348,14 +348,27 @@ func appendMarks(b []byte, marks []mark) []byte {
 	for _, m := range marks {
 		b = wire.AppendUint64(b, m.stamper)
 		b = wire.AppendUvarint(b, m.upTo)
+		b = wire.AppendUvarint(b, uint64(len(m.beyond)))
+		for _, n := range m.beyond {
+			b = wire.AppendUvarint(b, n.first)
+			b = wire.AppendUvarint(b, n.last-n.first)
+		}
 	}
 	return b
 }
 
 func readMarks(r *wire.Reader) []mark {
-	marks := make([]mark, r.Count(maxStampers, 9))
+	marks := make([]mark, r.Count(maxStampers, 10))
 	for i := range marks {
-		marks[i] = mark{r.Uint64(), r.Uvarint()}
+		m := &marks[i]
+		m.stamper, m.upTo = r.Uint64(), r.Uvarint()
+		for range r.Count(maxSpans, 2) {
+			first, more := r.Uvarint(), r.Uvarint()
+			if first+more < first {
+				r.Fail("run of writes")
+			}
+			m.add(span{first, first + more})
+		}
 	}
 	return marks
 }

@@ -11,13 +11,19 @@ const (
 	maxSpans    = 16 // runs of one stamper's writes that came out of turn
 )
 
-// A mark says that a holder of a shard has applied everything that one stamper
-// numbered up to a number, or something later of the same keys. Who loaded a
-// value is here the stamper of the fill.
+// A mark says which writes of one stamper a holder of a shard has applied, or
+// something later of the same keys: all up to a number, and some beyond it. Who
+// loaded a value is here the stamper of the fill.
+//
+// What is beyond counts: a number may be missing for ever, because its stamper
+// died before it reached anybody.
 type mark struct {
 	stamper uint64 // an incarnation
 	upTo    uint64
+	beyond  []span // in order; never next to each other, nor to upTo
 }
+
+type span struct{ first, last uint64 }
 
 // vectors tell, for each shard, how much of each stamper's writes this node
 // has applied. A stamper numbers its writes to a shard 1, 2, 3, so a holder
@@ -36,18 +42,9 @@ type vector struct {
 	changes atomic.Uint32 // counts what may have changed for those who compare
 
 	mu       sync.Mutex
-	last     uint64      // guarded by mu; the greatest number that this node gave, kept when the shard is dropped
-	stampers []stampings // guarded by mu
+	last     uint64 // guarded by mu; the greatest number that this node gave, kept when the shard is dropped
+	stampers []mark // guarded by mu
 }
-
-// stampings are the writes of one stamper that were applied: all up to a
-// number, and some beyond it.
-type stampings struct {
-	mark
-	beyond []span // in order; never next to each other
-}
-
-type span struct{ first, last uint64 }
 
 // number gives a write that this node has applied its number.
 func (vs *vectors) number(shard int) uint64 {
@@ -66,10 +63,14 @@ func (vs *vectors) saw(shard int, stamper, number uint64) {
 		return
 	}
 	v := &vs.shards[shard]
+	v.saw(stamper, number)
+	vs.changed(v)
+}
+
+func (v *vector) saw(stamper, number uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ofLocked(stamper).add(span{number, number})
-	vs.changed(v)
 }
 
 // adopt notes that all that marks tell of was applied.
@@ -78,43 +79,28 @@ func (vs *vectors) adopt(shard int, marks []mark) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, m := range marks {
+		mine := v.ofLocked(m.stamper)
 		if m.upTo > 0 {
-			v.ofLocked(m.stamper).add(span{1, m.upTo})
+			mine.add(span{1, m.upTo})
+		}
+		for _, n := range m.beyond {
+			mine.add(n)
 		}
 	}
 	vs.changed(v)
 }
 
 // marks returns how far this node is.
-func (vs *vectors) marks(shard int) []mark {
-	v := &vs.shards[shard]
+func (vs *vectors) marks(shard int) []mark { return vs.shards[shard].marks() }
+
+func (v *vector) marks() []mark {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	marks := make([]mark, 0, len(v.stampers))
-	for i := range v.stampers {
-		if v.stampers[i].upTo > 0 {
-			marks = append(marks, v.stampers[i].mark)
-		}
+	marks := slices.Clone(v.stampers)
+	for i := range marks {
+		marks[i].beyond = slices.Clone(marks[i].beyond)
 	}
 	return marks
-}
-
-// exceed reports whether this node has applied something that marks do not tell
-// of, in turn or out of it.
-func (vs *vectors) exceed(shard int, marks []mark) bool {
-	v := &vs.shards[shard]
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, s := range v.stampers {
-		last := s.upTo
-		if n := len(s.beyond); n > 0 {
-			last = s.beyond[n-1].last
-		}
-		if last > 0 && !covers(marks, []mark{{s.stamper, last}}) {
-			return true
-		}
-	}
-	return false
 }
 
 // drop forgets what was applied: the shard is empty.
@@ -138,11 +124,11 @@ func (vs *vectors) changed(v *vector) {
 
 func (vs *vectors) changes(shard int) uint32 { return vs.shards[shard].changes.Load() }
 
-// ofLocked returns the stampings of a stamper. When there are too many
+// ofLocked returns the mark of a stamper. When there are too many
 // stampers it forgets the one that started first: the members are asked about
 // its writes once more if need be.
-func (v *vector) ofLocked(stamper uint64) *stampings {
-	i := slices.IndexFunc(v.stampers, func(s stampings) bool { return s.stamper == stamper })
+func (v *vector) ofLocked(stamper uint64) *mark {
+	i := slices.IndexFunc(v.stampers, func(m mark) bool { return m.stamper == stamper })
 	if i >= 0 {
 		return &v.stampers[i]
 	}
@@ -153,50 +139,55 @@ func (v *vector) ofLocked(stamper uint64) *stampings {
 				oldest = i
 			}
 		}
-		v.stampers[oldest] = stampings{mark: mark{stamper: stamper}}
+		v.stampers[oldest] = mark{stamper: stamper}
 		return &v.stampers[oldest]
 	}
-	v.stampers = append(v.stampers, stampings{mark: mark{stamper: stamper}})
+	v.stampers = append(v.stampers, mark{stamper: stamper})
 	return &v.stampers[len(v.stampers)-1]
 }
 
 // add notes a run of writes. A run that does not fit is forgotten: the gap
 // stays, is found, and what seems to be missing is compared.
-func (s *stampings) add(n span) {
-	if n.first > s.upTo+1 {
-		s.insert(n)
+func (m *mark) add(n span) {
+	if n.first > m.upTo+1 {
+		m.insert(n)
 		return
 	}
-	s.upTo = max(s.upTo, n.last)
-	for len(s.beyond) > 0 && s.beyond[0].first <= s.upTo+1 {
-		s.upTo = max(s.upTo, s.beyond[0].last)
-		s.beyond = slices.Delete(s.beyond, 0, 1)
+	m.upTo = max(m.upTo, n.last)
+	for len(m.beyond) > 0 && m.beyond[0].first <= m.upTo+1 {
+		m.upTo = max(m.upTo, m.beyond[0].last)
+		m.beyond = slices.Delete(m.beyond, 0, 1)
 	}
 }
 
-func (s *stampings) insert(n span) {
+func (m *mark) insert(n span) {
 	i := 0
-	for i < len(s.beyond) && s.beyond[i].last+1 < n.first {
+	for i < len(m.beyond) && m.beyond[i].last+1 < n.first {
 		i++
 	}
 	j := i // those that n touches are [i, j)
-	for j < len(s.beyond) && s.beyond[j].first <= n.last+1 {
-		n.first, n.last = min(n.first, s.beyond[j].first), max(n.last, s.beyond[j].last)
+	for j < len(m.beyond) && m.beyond[j].first <= n.last+1 {
+		n.first, n.last = min(n.first, m.beyond[j].first), max(n.last, m.beyond[j].last)
 		j++
 	}
-	if i == j && len(s.beyond) == maxSpans {
+	if i == j && len(m.beyond) == maxSpans {
 		return
 	}
-	s.beyond = slices.Replace(s.beyond, i, j, n)
+	m.beyond = slices.Replace(m.beyond, i, j, n)
+}
+
+// has reports whether a run of writes was applied.
+func (m *mark) has(n span) bool {
+	return n.last <= m.upTo || slices.ContainsFunc(m.beyond, func(b span) bool { return b.first <= n.first && n.last <= b.last })
 }
 
 // covers reports whether who has mine has all that who has theirs has.
 func covers(mine, theirs []mark) bool {
-	for _, t := range theirs {
+	return !slices.ContainsFunc(theirs, func(t mark) bool {
 		i := slices.IndexFunc(mine, func(m mark) bool { return m.stamper == t.stamper })
-		if i < 0 || mine[i].upTo < t.upTo {
-			return false
+		if i < 0 {
+			return t.upTo > 0 || len(t.beyond) > 0
 		}
-	}
-	return true
+		return t.upTo > mine[i].upTo || slices.ContainsFunc(t.beyond, func(n span) bool { return !mine[i].has(n) })
+	})
 }

@@ -7,11 +7,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestStampingsAreASet compares stampings with a set, whatever the order.
-func TestStampingsAreASet(t *testing.T) {
+// TestMarksAreSets compares a mark with a set, whatever the order.
+func TestMarksAreSets(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {
-		var s stampings
+		var s mark
 		seen := make(map[uint64]bool)
 		for range 1 + random.IntN(40) {
 			first := 1 + random.Uint64N(30)
@@ -42,8 +42,8 @@ func TestStampingsAreASet(t *testing.T) {
 	}
 }
 
-func TestStampingsForgetRunsThatDoNotFit(t *testing.T) {
-	var s stampings
+func TestMarksForgetRunsThatDoNotFit(t *testing.T) {
+	var s mark
 	for i := range uint64(3 * maxSpans) {
 		s.add(span{10 + 2*i, 10 + 2*i})
 	}
@@ -57,7 +57,7 @@ func TestVectors(t *testing.T) {
 	for range 3 {
 		a.number(7)
 	}
-	require.Equal(t, []mark{{1, 3}}, a.marks(7))
+	require.Equal(t, []mark{{stamper: 1, upTo: 3}}, a.marks(7))
 	require.Empty(t, a.marks(8))
 	b.saw(7, 1, 1)
 	b.saw(7, 1, 3)
@@ -69,9 +69,10 @@ func TestVectors(t *testing.T) {
 	a.drop(7)
 	require.Empty(t, a.marks(7))
 	require.Equal(t, uint64(4), a.number(7), "a number is not given twice")
-	require.Empty(t, a.marks(7), "those before it are gone")
+	require.Equal(t, []mark{{stamper: 1, beyond: []span{{4, 4}}}}, a.marks(7), "those before it are gone")
+	require.False(t, covers(b.marks(7), a.marks(7)), "what is out of turn counts")
 	a.adopt(7, b.marks(7))
-	require.Equal(t, []mark{{1, 4}}, a.marks(7))
+	require.Equal(t, []mark{{stamper: 1, upTo: 4, beyond: []span{}}}, a.marks(7))
 }
 
 func TestVectorsForgetTheOldestStamper(t *testing.T) {
@@ -81,6 +82,6 @@ func TestVectorsForgetTheOldestStamper(t *testing.T) {
 	}
 	marks := v.marks(0)
 	require.Len(t, marks, maxStampers)
-	require.True(t, covers(marks, []mark{{2, 1}, {maxStampers + 1, 1}}))
-	require.False(t, covers(marks, []mark{{1, 1}}))
+	require.True(t, covers(marks, []mark{{stamper: 2, upTo: 1}, {stamper: maxStampers + 1, upTo: 1}}))
+	require.False(t, covers(marks, []mark{{stamper: 1, upTo: 1}}))
 }
