@@ -43,6 +43,8 @@ func (n *Node) findMany(ctx context.Context, sp *space, keys []string, load bool
 			}
 		}
 		switch owners := v.current.owners(shard); {
+		case v.metLately(shard, n.pauses.glance()):
+			single = append(single, i) // more than the owners have to be asked
 		case place == 0:
 			own = append(own, i)
 		case len(owners) == 0:

@@ -161,22 +161,31 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
 	n.hearClocks(ctx, shards)
 	floor := n.hlc.next()
 	n.clearHere(sp, floor, shards)
-	sent := make(map[uint64]map[int]bool)
+	sent := make(sentTo)
 	for {
-		byMember := n.holdersOfShards(shards, sent)
-		if len(byMember) == 0 {
+		groups := n.takersOfShards(shards, sent)
+		if len(groups) == 0 {
 			return nil
 		}
 		var missing []Member
 		var cause error
-		deliveries := make([]*delivery, 0, len(byMember))
-		for _, g := range byMember {
-			d := &delivery{to: taker{Member: g.owner}, op: opFloor, body: encodeShards(sp.name, floor, g.shards), done: make(chan struct{})}
+		deliveries := make([]*delivery, 0, len(groups))
+		for _, g := range groups {
+			d := &delivery{to: g.to, op: opFloor, body: encodeShards(sp.name, floor, g.shards), done: make(chan struct{})}
 			deliveries = append(deliveries, d)
 			n.start(d)
 			defer d.leave()
 		}
+		patience, cancel := context.WithTimeout(ctx, silence)
+		defer cancel()
 		for _, d := range deliveries {
+			if d.to.former {
+				select {
+				case <-d.done:
+				case <-patience.Done():
+				}
+				continue
+			}
 			select {
 			case <-d.done:
 				if d.err != nil {
@@ -204,34 +213,36 @@ func (n *Node) hearClocks(ctx context.Context, shards []int) {
 	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
 	defer cancel()
 	var wait sync.WaitGroup
-	for _, g := range n.holdersOfShards(unfilled, make(map[uint64]map[int]bool)) {
-		wait.Go(func() { n.peers.call(ctx, g.owner, mux.Request{Op: opPing}, nil) }) // the clock is in every reply
+	for _, g := range n.takersOfShards(unfilled, make(sentTo)) {
+		wait.Go(func() { n.peers.call(ctx, g.to.Member, mux.Request{Op: opPing}, nil) }) // the clock is in every reply
 	}
 	wait.Wait()
 }
 
-type shardGroup struct {
-	owner  Member
+// A takerGroup is what one member gets.
+type takerGroup struct {
+	to     taker
 	shards []int
 }
 
-// holdersOfShards lists, by member, shards that were not sent to it yet.
-func (n *Node) holdersOfShards(shards []int, sent map[uint64]map[int]bool) map[uint64]*shardGroup {
-	v := n.view.Load()
-	groups := make(map[uint64]*shardGroup)
+// takersOfShards lists who gets what is said of shards, and of which ones, as
+// far as it was not sent to them yet.
+func (n *Node) takersOfShards(shards []int, sent sentTo) (groups []*takerGroup) {
+	v, now := n.view.Load(), n.clock.Now()
 	for _, shard := range shards {
-		for _, m := range v.holdersOf(shard) {
-			if m.Incarnation == n.incarnation || sent[m.Incarnation][shard] {
+		for _, to := range v.takersOf(shard, now) {
+			if to.Incarnation == n.incarnation || !sent.lacks(to, shard) {
 				continue
 			}
-			if sent[m.Incarnation] == nil {
-				sent[m.Incarnation] = make(map[int]bool)
+			sent.note(to.Incarnation, shard, !to.former)
+			i := slices.IndexFunc(groups, func(g *takerGroup) bool {
+				return g.to.Incarnation == to.Incarnation && g.to.former == to.former
+			})
+			if i < 0 {
+				i = len(groups)
+				groups = append(groups, &takerGroup{to: to})
 			}
-			sent[m.Incarnation][shard] = true
-			if groups[m.Incarnation] == nil {
-				groups[m.Incarnation] = &shardGroup{owner: m}
-			}
-			groups[m.Incarnation].shards = append(groups[m.Incarnation].shards, shard)
+			groups[i].shards = append(groups[i].shards, shard)
 		}
 	}
 	return groups

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/peercache/peercache"
 	"github.com/peercache/peercache/peercachetest"
 )
 
@@ -160,4 +161,46 @@ func TestMemberThatIsDeafOrMute(t *testing.T) {
 			})
 		})
 	}
+}
+
+// When two sides meet one sees the other first, and asks owners who take what
+// they hold for good. Nobody reads anything older than what was acknowledged on
+// its own side.
+func TestReadsWhenSidesMeetAreNotOlder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 5)
+		all := caches(t, c, peercache.Options[string]{})
+		owned := keysOf(c, 20, 0)
+		keys, deleted := owned[:10:10], owned[10:]
+		for _, key := range owned {
+			require.NoError(t, all[1].Set(ctx, key, "before"))
+		}
+		for range 5 {
+			for i := 1; i < 5; i++ {
+				c.Network.Cut(c.Host(0), c.Host(i))
+			}
+			waitTables(c, deathKnown, c.Nodes[1:]...)
+			for _, key := range keys {
+				require.NoError(t, all[1].Set(ctx, key, "after"))
+			}
+			require.NoError(t, all[1].Delete(ctx, deleted...))
+			c.Network.HealAll()
+			for began := time.Now(); time.Since(began) < 2*time.Second; time.Sleep(time.Millisecond) {
+				for i, cache := range all[1:] {
+					v, ok, err := cache.Lookup(ctx, keys[i])
+					require.NoError(t, err)
+					require.Equal(t, "after", v, "%s at node %d, %v after the heal: %t", keys[i], i+1, time.Since(began), ok)
+					v, ok, err = cache.Lookup(ctx, deleted[i])
+					require.NoError(t, err)
+					require.False(t, ok, "%s is %q at node %d, %v after the heal", deleted[i], v, i+1, time.Since(began))
+				}
+				keys, deleted = append(keys[1:], keys[0]), append(deleted[1:], deleted[0])
+			}
+			c.WaitAgree()
+			for _, key := range owned {
+				require.NoError(t, all[1].Set(ctx, key, "before"))
+			}
+		}
+	})
 }

@@ -133,6 +133,7 @@ func (h *handoff) follow(before, after *view) (lost bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	met := metActive(before, after, h.n.incarnation)
+	after.meet(before, met, h.n.clock.Elapsed())
 	if len(met) > 0 {
 		h.merges.Add(1)
 	}
@@ -392,6 +393,12 @@ func (h *handoff) run(ctx context.Context, r *round) {
 		case <-timer.C:
 		}
 	}
+}
+
+// A shardGroup is shards that have one source.
+type shardGroup struct {
+	owner  Member
+	shards []int
 }
 
 // fill asks every source for the shards that are not filled, and marks those

@@ -180,6 +180,9 @@ type view struct {
 	serial  uint64         // counts the views of this node
 	since   time.Time
 
+	met      []uint64      // who was on another side of a split
+	metUntil time.Duration // by when they have seen this side, too
+
 	algorithm uint8 // that the tables are made by
 	copies    int   // of each shard
 

@@ -332,6 +332,9 @@ func (n *Node) fetch(ctx context.Context, sp *space, looked *view, shard int, ke
 	for began := n.clock.Elapsed(); ; {
 		changed, v, pauses, alone := n.viewSignal.next(), n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
 		r := n.fetchOnce(ctx, sp, looked, shard, key, load)
+		if now := n.view.Load(); now.metLately(shard, n.pauses.glance()) {
+			r = n.latest(ctx, sp, now, key, load, r)
+		}
 		switch {
 		case r.err != nil && n.life.Err() != nil:
 			return result{err: ErrClosed}

@@ -116,7 +116,12 @@ func (s *Store) read(k *Key, dst []byte, use bool) ([]byte, Meta, bool) {
 		return append(dst, v...), m, true
 	}
 	_, v := r.inline()
-	dst = append(dst, v...)
+	if dst == nil {
+		dst = make([]byte, len(v)) // faster than append
+		copy(dst, v)
+	} else {
+		dst = append(dst, v...)
+	}
 	g.mu.Unlock()
 	return dst, m, true
 }

@@ -51,7 +51,7 @@ var table = []mutation{
 		{"write.go", "w.until != 0 && now > w.until", "w.until != 0 && now > w.until && false"},
 		{"operation.go", "if o.byID[id] != nil {\n\t\treturn nil\n\t}", "if o.byID[id] != nil && !o.byID[id].copied {\n\t\treturn nil\n\t}"},
 	}},
-	{name: "2 an operation has one id", plan: "links", seeds: 60, edits: []edit{
+	{name: "2 an operation has one id", plan: "links", seeds: 300, edits: []edit{
 		{"operation.go", "if o.byID[id] != nil {\n\t\treturn nil\n\t}", "if false {\n\t\treturn nil\n\t}"},
 	}},
 	{name: "3 a write detaches the loads under way", plan: "loads", seeds: 20, edits: []edit{
@@ -78,7 +78,7 @@ var table = []mutation{
 		{"replication.go", "\t\tif !silent {\n\t\t\tselect {", "\t\tif silent {\n\t\t\tselect {"},
 		{"replication.go", "\t\tif d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {", "\t\tif d.to.former || !d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
 	}},
-	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 300, edits: []edit{
+	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 800, edits: []edit{
 		{"replication.go", "deliveries, outcome, late)\n\t\tif ctx.Err() != nil {", "deliveries, outcome, late)\n\t\tif ctx != nil {"},
 	}},
 	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 200, edits: []edit{

@@ -1,0 +1,84 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// When two sides of a split meet, one sees the other first.
+//
+//  1. A member is cut off, and its keys are written without it. 2. The link
+//     heals, and somebody sees it again: it is the first owner, as it was. 3. It
+//     does not see the others yet, takes what it holds for good, and is asked.
+//
+// So for a while those who owned the key before are asked as well, and what is
+// the latest counts.
+
+// metLately reports whether an owner of a shard was on another side until a
+// moment ago. now is on the clock that counts on in suspend.
+func (v *view) metLately(shard int, now time.Duration) bool {
+	return now < v.metUntil && slices.ContainsFunc(v.current.owners(shard), func(i uint16) bool {
+		return slices.Contains(v.met, v.current.member(int(i)).Incarnation)
+	})
+}
+
+// meet notes in a view that is not in use yet who was met, beside those whom
+// the view before had met.
+func (v *view) meet(before *view, met []Member, now time.Duration) {
+	if now < before.metUntil {
+		v.met, v.metUntil = before.met, before.metUntil
+	}
+	if len(met) > 0 {
+		v.met, v.metUntil = slices.Clone(v.met), now+formerGrace
+		for _, m := range met {
+			v.met = append(v.met, m.Incarnation)
+		}
+	}
+}
+
+// latest is an answer by the present owners of a key, unless they or those who
+// owned it before two sides met hold something later: those are not told of
+// what is written through the other side.
+func (n *Node) latest(ctx context.Context, sp *space, v *view, key string, load bool, r result) result {
+	if r.err != nil && !errors.Is(r.err, errNoOwner) {
+		return r
+	}
+	shard := shardOf(sp.keyspace, key)
+	owners := v.ownersOf(shard)
+	for _, f := range v.former {
+		owners = v.appendMembers(owners, f.table, shard)
+	}
+	held := make([]got, len(owners))
+	asking, cancel := context.WithTimeout(ctx, coOwnersTime)
+	defer cancel()
+	var wait sync.WaitGroup
+	for i, m := range owners {
+		if m.Incarnation == n.incarnation {
+			if held[i].entry, held[i].held = n.store.peek(sp, key); !held[i].held {
+				held[i].floor = n.store.standing(sp, key).order.w
+			}
+			continue
+		}
+		wait.Go(func() { held[i], _ = n.callGet(asking, m, sp, key, getLookup, false, nil) })
+	}
+	wait.Wait()
+	found, floor := r, Version{}
+	for _, g := range held {
+		if floor = later(floor, g.floor); g.held && g.entry.order.compare(found.entry.order) > 0 {
+			found = resultOf(g.entry)
+		}
+	}
+	switch gone := floor.Compare(found.entry.order.w) > 0 || found.entry.flags&flagTombstone != 0; {
+	case !gone:
+		return found
+	case !r.found:
+		return r
+	case load && sp.canLoad():
+		return n.loadAlone(ctx, sp, key)
+	default:
+		return result{}
+	}
+}
