@@ -78,6 +78,22 @@ func (l *lostShard) outdated(now time.Duration) bool {
 	return l.owned && !l.owed && now-l.since > formerGrace/2
 }
 
+// outdated reports whether what is left here of a key, which is of a shard, may
+// have been replaced without this node being told.
+func (h *handoff) outdated(shard int, hash uint64) bool {
+	if h.state[shard].Load() != shardForeign {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.lost[shard]
+	if l == nil || !l.outdated(h.n.clock.Elapsed()) {
+		return false
+	}
+	_, kept := l.kept[hash]
+	return !kept
+}
+
 // A round is what fills shards, or what mends them: neither waits for the
 // other.
 type round struct {

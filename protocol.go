@@ -121,7 +121,7 @@ const (
 type getRequest struct {
 	mode    uint8
 	canLoad bool // the asker has a loader and may be lent the load
-	asked   bool // the owners before this one have been asked
+	asked   bool // the owners before this one have been asked; with getLookup: the asker was away, and wants what is left over as well
 	cache   string
 	key     string
 }

@@ -129,7 +129,7 @@ func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away
 	var wait sync.WaitGroup
 	for i, m := range sources {
 		if away || n.peers.healthy(m) {
-			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key) })
+			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key, away) })
 		}
 	}
 	wait.Wait()
@@ -170,9 +170,9 @@ type copied struct {
 
 // copyFrom takes over what one member holds of a key. A connection that broke
 // is made again: after a pause of this node all do.
-func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string) copied {
+func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, away bool) copied {
 	for ctx.Err() == nil {
-		got, err := n.callGet(ctx, m, sp, key, getLookup, false, nil)
+		got, err := n.callGet(ctx, m, sp, key, getLookup, away, nil)
 		if err == nil && got.held {
 			from := fromOther
 			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
@@ -467,6 +467,12 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	}
 	sp.count.serverRequests.Add(1)
 	if g.mode == getLookup {
+		// 1. An owner gave a key away, which was deleted since. 2. Those who did
+		// so are cut off. 3. Another one owns the key by its view, as this node
+		// will, and asks it. Only who was away needs what is left here.
+		if hash := hashOf(sp.keyspace, g.key); !g.asked && n.handoff.outdated(shardOfHash(hash), hash) {
+			return mux.Reply{Code: replyAbsent}
+		}
 		if e, ok := n.store.peek(sp, g.key); ok {
 			return n.entryReply(&e)
 		}
