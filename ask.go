@@ -24,11 +24,7 @@ const lateAnswer = time.Second
 // askOwners asks the owners of a key, which is of a shard, in the table of
 // this node. looked is the view by which it has looked into its own store.
 func (n *Node) askOwners(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
-	mode := getStored
-	if load {
-		mode = getLoad
-	}
-	v := n.view.Load()
+	mode, v := modeOf(load), n.view.Load()
 	if v != looked && v.owns(n.incarnation, shard) {
 		// 1. This node is a joiner, or the others leave, and it is no owner. 2. A
 		// caller looks for a key. 3. This node becomes an owner, and all who were
@@ -43,7 +39,7 @@ func (n *Node) askOwners(ctx context.Context, sp *space, looked *view, shard int
 				return r
 			} else if !first.pending.IsZero() {
 				first.beside = true
-				return n.askOn(ctx, sp, v, shard, key, mode, first)
+				return n.askOn(ctx, sp, v.ownersOf(shard), key, mode, first)
 			}
 			// It may not have what the primary has loaded just now.
 		}
@@ -55,12 +51,37 @@ func (n *Node) askOwners(ctx context.Context, sp *space, looked *view, shard int
 			return r
 		}
 	}
-	return n.askOn(ctx, sp, v, shard, key, mode, first)
+	return n.askOn(ctx, sp, v.ownersOf(shard), key, mode, first)
+}
+
+// askHeirs asks those who are about to own a key, where nobody answers who
+// does.
+//
+//  1. All owners but one leave, and others join. 2. These have copied what it
+//     holds, or most of that, and the last owner dies. 3. Before that is known,
+//     somebody looks for a key.
+//
+// What was written since they joined came to them as well.
+func (n *Node) askHeirs(ctx context.Context, sp *space, v *view, shard int, key string, load bool) result {
+	heirs := v.heirsOf(shard)
+	if len(heirs) == 0 {
+		return result{err: errNoOwner}
+	}
+	if contains(heirs, n.incarnation) {
+		settled, _ := n.settle(ctx, sp, key, v)
+		if e, ok := n.store.get(sp, key); ok && e.flags&flagTombstone == 0 {
+			sp.count.hits.Add(1)
+			return ownResult(e)
+		}
+		if !settled {
+			return result{err: errNoOwner}
+		}
+	}
+	return n.askOn(ctx, sp, heirs, key, modeOf(load), opening{})
 }
 
 // askOn goes on where an opening did not end the matter.
-func (n *Node) askOn(ctx context.Context, sp *space, v *view, shard int, key string, mode uint8, opened opening) result {
-	owners := v.ownersOf(shard)
+func (n *Node) askOn(ctx context.Context, sp *space, owners []Member, key string, mode uint8, opened opening) result {
 	self := slices.IndexFunc(owners, func(m Member) bool { return m.Incarnation == n.incarnation })
 	if self < 0 {
 		return n.askThese(ctx, sp, key, mode, false, owners, &opened)
@@ -77,6 +98,13 @@ func (n *Node) askOn(ctx context.Context, sp *space, v *view, shard int, key str
 		return n.loadHere(ctx, sp, key, nil)
 	}
 	return r
+}
+
+func modeOf(load bool) uint8 {
+	if load {
+		return getLoad
+	}
+	return getStored
 }
 
 // An opening is a request to an owner of a key that the asker makes by itself. Most reads end with it; a question goes on where they do not.

@@ -125,6 +125,53 @@ func TestDeletedKeysStayAway(t *testing.T) {
 	}
 }
 
+// The last owner of all keys dies while others join: what was written since they
+// are there is read from them, whether they have copied the rest by then or not.
+func TestLastOwnerDiesWhileOthersJoin(t *testing.T) {
+	const count = 20
+	written := func(i int) string { return fmt.Sprint("written ", i) }
+	for after := 100 * time.Millisecond; after < 2*time.Second; after += 190 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := t.Context()
+			src := new(source)
+			opts := peercache.Options[string]{Load: src.load}
+			c := peercachetest.NewCluster(t, 1)
+			all := caches(t, c, opts)
+			c.Network.DelayAll(20 * time.Millisecond)
+			c.StartTogether(1, 2)
+			all = append(all, newCache(t, c.Nodes[1], opts), newCache(t, c.Nodes[2], opts))
+			c.WaitFor("all see all", 10*time.Second, func() bool {
+				return !slices.ContainsFunc(c.Nodes, func(n *peercache.Node) bool { return len(n.Members()) < 3 })
+			})
+			time.Sleep(after)
+			var wg sync.WaitGroup
+			for i := range count {
+				wg.Go(func() {
+					if err := all[i%3].Set(ctx, fmt.Sprint(i), written(i)); err != nil {
+						t.Errorf("Set: %v", err)
+					}
+				})
+			}
+			wg.Wait()
+			c.Vanish(0)
+			for i := range count {
+				for _, cache := range all[1:] {
+					wg.Go(func() {
+						if v, err := cache.Get(ctx, fmt.Sprint(i)); err != nil || v != written(i) {
+							t.Errorf("%v after the join: Get(%d) = %q, %v", after, i, v, err)
+						}
+						if v, ok, err := cache.Lookup(ctx, fmt.Sprint(i)); err != nil || v != written(i) {
+							t.Errorf("%v after the join: Lookup(%d) = %q, %v, %v", after, i, v, ok, err)
+						}
+					})
+				}
+			}
+			wg.Wait()
+			require.Zero(t, src.calls.Load())
+		})
+	}
+}
+
 // Clear reaches the shards that are on their way to a joiner.
 func TestClearDuringJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

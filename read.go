@@ -324,14 +324,18 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 	}
 }
 
-// fetch asks the owners for a key, which is of a shard. When none of them can
-// be reached the key is loaded here, for nobody else. Where that cannot be, the
-// owners are asked again until those who died are in no table any more. looked
-// is the view by which this node has looked into its own store.
+// fetch asks the owners for a key, which is of a shard, and those who are about
+// to own it when none of them can be reached. When nobody can the key is loaded
+// here, for nobody else. Where that cannot be, they are asked again until those
+// who died are in no table any more. looked is the view by which this node has
+// looked into its own store.
 func (n *Node) fetch(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
 	for began := n.clock.Elapsed(); ; {
 		changed, v, pauses, alone := n.viewSignal.next(), n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
 		r := n.fetchOnce(ctx, sp, looked, shard, key, load)
+		if errors.Is(r.err, errNoOwner) && n.view.Load() == v && n.pauses.look() == pauses && !alone {
+			r = n.askHeirs(ctx, sp, v, shard, key, load)
+		}
 		if now := n.view.Load(); now.metLately(shard, n.pauses.glance()) {
 			r = n.latest(ctx, sp, now, key, load, r)
 		}
@@ -481,10 +485,10 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	v := n.view.Load()
 	shard := shardOf(sp.keyspace, g.key)
 	place := v.place(n.incarnation, shard)
-	if place < 0 && req.Fields.Digest != v.digest && n.handoff.filled(shard) {
-		// The asker sees an owner already in who will be one: a leaver does,
-		// once it has handed over. All writes come here.
-		place = v.target.position(n.incarnation, shard)
+	if place < 0 && (req.Fields.Digest == v.digest || n.handoff.filled(shard)) {
+		// The asker sees an owner already in who will be one, as a leaver does
+		// once it has handed over, or it reaches no owner. All writes come here.
+		place = v.placeOfHolder(n.incarnation, shard)
 	}
 	if place < 0 {
 		// What is left here of an earlier ownership may be outdated.
@@ -494,7 +498,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	if !n.handoff.filled(shard) {
 		progress(mux.Reply{Code: progressLoading}) // the others may take their time
 		settled, v = n.settle(ctx, sp, g.key, v)
-		if place = v.place(n.incarnation, shard); place < 0 {
+		if place = v.placeOfHolder(n.incarnation, shard); place < 0 {
 			return n.notOwnerReply(v, shard)
 		}
 	}
@@ -516,7 +520,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		return mux.Reply{Code: replyAbsent}
 	}
 	progress(mux.Reply{Code: progressLoading})
-	if place > 0 && !g.asked {
+	if !g.asked && v.place(n.incarnation, shard) != 0 {
 		// Rather the load of an owner that comes before this one: the asker
 		// may just not reach it.
 		if r := n.askThese(ctx, sp, g.key, getLoad, true, ownersBefore(v, n.incarnation, shard), nil); !errors.Is(r.err, errNoOwner) {

@@ -18,7 +18,7 @@ import (
 // Versions decide what wins, never who sent it.
 
 const (
-	syncShards  = 32       // in one request at most
+	syncShards  = 256      // in one request at most
 	syncHave    = 1 << 17  // fingerprints in one request, unless one shard has more
 	maxSyncHave = 1 << 22  // of one shard; beyond it what is had travels again
 	syncBytes   = 2 << 20  // in one reply, unless one entry alone is larger

@@ -23,6 +23,11 @@ func (v *view) holdersOf(shard int) []Member {
 	return holders
 }
 
+// heirsOf lists the members that are about to own a shard and do not yet.
+func (v *view) heirsOf(shard int) []Member {
+	return v.holdersOf(shard)[len(v.ownersOf(shard)):]
+}
+
 // formerGrace is how long writes still go to those who owned a shard in the
 // tables before: members that have not seen the present one yet read from them.
 const formerGrace = time.Second
@@ -156,6 +161,15 @@ func (v *view) holds(incarnation uint64, shard int) bool {
 // place returns which owner of a shard a member is: 0 the primary, -1 none.
 func (v *view) place(incarnation uint64, shard int) int {
 	return v.current.position(incarnation, shard)
+}
+
+// placeOfHolder is place, and of a member that is about to own the shard which
+// owner it will be.
+func (v *view) placeOfHolder(incarnation uint64, shard int) int {
+	if place := v.place(incarnation, shard); place >= 0 {
+		return place
+	}
+	return v.target.position(incarnation, shard)
 }
 
 // holderIncarnations is holdersOf without the members.

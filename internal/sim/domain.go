@@ -40,14 +40,27 @@ func (w *World) outLocked(m *member) {
 	}
 }
 
-// smallestLocked is how many members the smallest side has, those that are out
-// included.
+// smallestLocked is how many members of the smallest side have copies of what
+// is written there, those that are out included.
 func (w *World) smallestLocked() int {
 	smallest := w.script.Nodes
-	for _, side := range w.sidesLocked() {
-		smallest = min(smallest, len(side))
+	for _, side := range append(w.sidesLocked(), w.members) {
+		holders := 0
+		for _, m := range side {
+			if m.out || m.running && m.holds() {
+				holders++
+			}
+		}
+		if holders > 0 { // others have yet to copy anything
+			smallest = min(smallest, holders)
+		}
 	}
 	return smallest
+}
+
+// holds reports whether a member that runs has copied what it is to own.
+func (m *member) holds() bool {
+	return !m.fresh || m.node.Self().State != peercache.MemberJoining
 }
 
 // lossLocked notes that what was written up to now may be lost.
