@@ -93,6 +93,41 @@ func TestReadsWhileThePrimaryIsSilent(t *testing.T) {
 	}
 }
 
+// No write fails because all owners of its key have died, however: it waits
+// until others own the key.
+func TestWritesWhenAllOwnersOfTheirKeysDie(t *testing.T) {
+	for name, die := range map[string]func(c *peercachetest.Cluster, i int){
+		"killed": (*peercachetest.Cluster).Kill, "silent": (*peercachetest.Cluster).Vanish,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				c := peercachetest.NewCluster(t, 4)
+				all := caches(t, c, peercache.Options[string]{})
+				keys := append(keysOf(c, 5, 0, 1), keysOf(c, 5, 1, 0)...)
+				die(c, 0)
+				die(c, 1)
+				var wg sync.WaitGroup
+				for i, key := range keys {
+					wg.Go(func() {
+						var opts []peercache.SetOption
+						if i%5 == 4 && name == "killed" { // else nobody knows what came of it
+							opts = append(opts, peercache.IfAbsent())
+						}
+						if err := all[2+i%2].Set(ctx, key, "after", opts...); err != nil {
+							t.Errorf("%s: %v", key, err)
+						}
+					})
+				}
+				wg.Wait()
+				for _, key := range keys {
+					requireAll(t, key, "after", all[2:]...)
+				}
+			})
+		})
+	}
+}
+
 func TestEverythingFailsAfterTheEnd(t *testing.T) {
 	for _, shutdown := range []bool{false, true} {
 		t.Run(fmt.Sprint("shutdown ", shutdown), func(t *testing.T) {

@@ -166,6 +166,13 @@ func TestLastOwnerDiesWhileOthersJoin(t *testing.T) {
 					})
 				}
 			}
+			for i, cache := range all[1:] {
+				wg.Go(func() {
+					if err := cache.Set(ctx, fmt.Sprint("another ", i), "x"); err != nil {
+						t.Errorf("%v after the join: Set: %v", after, err)
+					}
+				})
+			}
 			wg.Wait()
 			require.Zero(t, src.calls.Load())
 		})

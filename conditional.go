@@ -178,8 +178,7 @@ func (n *Node) decide(ctx context.Context, sp *space, w *write, pauses uint64) e
 		return err
 	}
 	if n.pauses.look() != pauses {
-		// The others confirmed it a while ago, and decide by themselves since.
-		return fmt.Errorf("%w: the first owner of the key was stopped while it decided", ErrUnavailable)
+		return errEarly // the others confirmed it a while ago, and decide by themselves since
 	}
 	// A plain write may have come since the condition was looked at.
 	held, applied, err := n.store.applyOn(sp, w.key, e, fromRequest, &base)
@@ -214,9 +213,9 @@ func (n *Node) meetsCondition(sp *space, w *write, e *entry) (base order, ok boo
 func (e *entry) version() Version { return e.order.v }
 
 // prepare asks the other owners to confirm a conditional write. It fails with
-// ErrConflict when one holds something later than the base, and with
-// ErrUnavailable when one may be living and does not answer, or sees another
-// first owner.
+// ErrConflict when one holds something later than the base, with errEarly when
+// one sees another first owner, and with ErrUnavailable when one may be living
+// and does not answer.
 func (n *Node) prepare(ctx context.Context, sp *space, w *write, base order, stamp Version) error {
 	var wait sync.WaitGroup
 	holders := n.view.Load().holdersOf(shardOf(sp.keyspace, w.key))
@@ -246,6 +245,8 @@ func (n *Node) prepareAt(ctx context.Context, m Member, body []byte) error {
 		switch {
 		case err == nil && reply.Code == replyOK:
 			return nil
+		case err == nil && reply.Code == replyNotOwner:
+			return errEarly
 		case err == nil:
 			r := wire.NewReader(reply.Body)
 			if e := readError(&r); errors.Is(e, ErrConflict) {
@@ -283,12 +284,12 @@ func (n *Node) servePrepare(_ context.Context, from mux.Identity, req mux.Reques
 	if err != nil {
 		return errorReply(err)
 	}
-	if n.pauses.look(); n.handoff.alone.Load() {
-		return errorReply(fmt.Errorf("%w: this owner was stopped, and others may own the key by now", ErrUnavailable))
-	}
+	n.pauses.look()
 	owners := n.view.Load().ownersOf(shardOf(sp.keyspace, key))
-	if len(owners) == 0 || owners[0].Incarnation != from.Incarnation {
-		return errorReply(fmt.Errorf("%w: another member is the first owner of the key", ErrUnavailable))
+	if n.handoff.alone.Load() || len(owners) == 0 || owners[0].Incarnation != from.Incarnation {
+		// It is not the first owner, or not for this node, which may have been
+		// stopped while others came to own the key.
+		return mux.Reply{Code: replyNotOwner}
 	}
 	if !n.hlc.observe(stamp.time) || !n.stages.put(flightKey{sp.id, key}, stage{op: op, version: stamp}) {
 		return errorReply(fmt.Errorf("%w: too many conditional writes at once, or a clock far ahead", ErrUnavailable))

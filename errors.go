@@ -29,7 +29,8 @@ var (
 	ErrTooLarge = errors.New("peercache: too large")
 
 	// ErrUnavailable is returned when no member that could answer was reached
-	// within the caller's context. The text says which was tried. A write that
+	// within the caller's context, or within some seconds: by then those who
+	// died are known to be dead. The text says which was tried. A write that
 	// fails so may have been applied, or be applied soon, unless the text says
 	// that no owner took it.
 	ErrUnavailable = errors.New("peercache: unavailable")

@@ -87,7 +87,7 @@ func (o *operations) end(op *operation, w *write) {
 	if op.done != nil {
 		close(op.done)
 	}
-	if w.err != errLate && w.err != errElsewhere {
+	if w.err != errLate && w.err != errElsewhere && w.err != errEarly {
 		return
 	}
 	if o.byID[w.op] != op {

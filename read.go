@@ -331,7 +331,7 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 // looked into its own store.
 func (n *Node) fetch(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
 	for began := n.clock.Elapsed(); ; {
-		changed, v, pauses, alone := n.viewSignal.next(), n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
+		v, pauses, alone := n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
 		r := n.fetchOnce(ctx, sp, looked, shard, key, load)
 		if errors.Is(r.err, errNoOwner) && n.view.Load() == v && n.pauses.look() == pauses && !alone {
 			r = n.askHeirs(ctx, sp, v, shard, key, load)
@@ -354,16 +354,26 @@ func (n *Node) fetch(ctx context.Context, sp *space, looked *view, shard int, ke
 			continue
 		case load && sp.canLoad():
 			return n.loadAlone(ctx, sp, key)
-		case n.clock.Elapsed()-began > reuniteTime || len(n.view.Load().current.members) == 0:
+		case n.clock.Elapsed()-began > ownersTime || len(v.target.members) == 0:
 			return r
 		}
-		again := time.NewTimer(coOwnersTime)
-		select {
-		case <-changed:
-		case <-again.C:
-		case <-ctx.Done():
-		}
-		again.Stop()
+		n.awaitOther(ctx, v)
+	}
+}
+
+// awaitOther waits for another view than v, for a moment.
+func (n *Node) awaitOther(ctx context.Context, v *view) {
+	changed := n.viewSignal.next()
+	if n.view.Load() != v {
+		return
+	}
+	enough := time.NewTimer(coOwnersTime)
+	defer enough.Stop()
+	select {
+	case <-changed:
+	case <-enough.C:
+	case <-ctx.Done():
+	case <-n.life.Done():
 	}
 }
 

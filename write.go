@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -18,8 +19,12 @@ const (
 	// attemptTime is the budget of one attempt at a write. Its owner does not
 	// apply it later than that, so that after it another owner may be asked.
 	attemptTime = 2500 * time.Millisecond
-	busyPause   = 5 * time.Millisecond
-	viewPause   = 20 * time.Millisecond // until views that differ are looked at again
+	// ownersTime is how long a call waits for other owners of its key while none
+	// answers: who died in silence is out of all tables within three seconds, and
+	// those who take over need a moment.
+	ownersTime = 5 * time.Second
+	busyPause  = 5 * time.Millisecond
+	viewPause  = 20 * time.Millisecond // until views that differ are looked at again
 	// maxReplyTime is what a reply may take on its way.
 	maxReplyTime = 100 * time.Millisecond
 	// writeSign is when an owner that waits for others tells who waits for it
@@ -48,6 +53,8 @@ type write struct {
 	tried   map[uint64]error // owners that cannot be asked for this write, by incarnation
 }
 
+var errSilent = errors.New("silent")
+
 func newOperation() uint64 { return rand.Uint64() | 1 }
 
 // write brings writes to the first owners of their keys that can be reached,
@@ -64,8 +71,15 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 	began := n.clock.Elapsed()
 	defer n.failClosed(writes)
 	for pending := writes; ; {
-		groups, early := n.groupByOwner(sp, pending)
-		if pending = append(n.writeToEach(ctx, sp, groups), early...); len(pending) == 0 {
+		v := n.view.Load()
+		groups, early, lost := n.groupByOwner(sp, v, pending)
+		pending = append(n.writeToEach(ctx, sp, groups), early...)
+		if len(lost) > 0 && len(v.target.members) > 0 && n.clock.Elapsed()-began <= ownersTime && n.life.Err() == nil {
+			// Others will own the keys once it is known that the owners are dead.
+			n.awaitOther(ctx, v)
+			pending = append(pending, forgetFailures(lost)...)
+		}
+		if len(pending) == 0 {
 			return
 		}
 		if slices.ContainsFunc(pending, func(w *write) bool { return w.early }) {
@@ -122,9 +136,10 @@ func (n *Node) writeToEach(ctx context.Context, sp *space, groups []ownerGroup) 
 }
 
 // groupByOwner sorts writes by the owner that is to stamp them: the first that
-// has not failed them. A conditional write has only the first of all.
-func (n *Node) groupByOwner(sp *space, writes []*write) (groups []ownerGroup, again []*write) {
-	v := n.view.Load()
+// has not failed them. A conditional write has only the first of all. Those that
+// all owners in the view have failed are lost, and say why; if that was only
+// because others own the key they are to be asked again.
+func (n *Node) groupByOwner(sp *space, v *view, writes []*write) (groups []ownerGroup, again, lost []*write) {
 	var some [4]Member
 	for _, w := range writes {
 		owners := v.appendMembers(some[:0], v.current, shardOf(sp.keyspace, w.key))
@@ -138,6 +153,7 @@ func (n *Node) groupByOwner(sp *space, writes []*write) (groups []ownerGroup, ag
 		}
 		if i < 0 {
 			w.err = w.unavailable(owners)
+			lost = append(lost, w)
 			continue
 		}
 		j := slices.IndexFunc(groups, func(g ownerGroup) bool { return g.owner.Incarnation == owners[i].Incarnation })
@@ -147,7 +163,17 @@ func (n *Node) groupByOwner(sp *space, writes []*write) (groups []ownerGroup, ag
 		}
 		groups[j].writes = append(groups[j].writes, w)
 	}
-	return groups, again
+	return groups, again, lost
+}
+
+// forgetFailures lets all owners be asked again for writes that none took, but
+// for those who may have taken them without a word.
+func forgetFailures(writes []*write) []*write {
+	for _, w := range writes {
+		w.err = nil
+		maps.DeleteFunc(w.tried, func(_ uint64, why error) bool { return !errors.Is(why, errSilent) })
+	}
+	return writes
 }
 
 // onlyElsewhere reports whether all owners of a key said that others own it:
@@ -205,11 +231,16 @@ func (n *Node) writeTo(ctx context.Context, sp *space, owner Member, writes []*w
 	if owner.Incarnation == n.incarnation {
 		n.stamp(ctx, sp, writes)
 		for _, w := range writes {
-			if w.err == errElsewhere {
-				w.err = nil
+			switch w.err {
+			case errElsewhere:
 				w.avoid(owner, errElsewhere)
-				again = append(again, w)
+			case errEarly:
+				w.early = true
+			default:
+				continue
 			}
+			w.err = nil
+			again = append(again, w)
 		}
 		return again
 	}
@@ -293,7 +324,7 @@ func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*w
 					w.err = fmt.Errorf("%w: %s is silent", ErrUnavailable, owner)
 					continue
 				}
-				w.avoid(owner, fmt.Errorf("silent for %v", budget))
+				w.avoid(owner, fmt.Errorf("%w for %v", errSilent, budget))
 				again = append(again, w)
 			}
 			return again
@@ -349,7 +380,7 @@ const (
 	outcomeElsewhere                  // this node does not own the key
 	outcomeError                      // an error follows
 	outcomeLate                       // not applied: this node's clock is past the time in which it may be
-	outcomeEarly                      // not applied: this node and the sender see different tables
+	outcomeEarly                      // not applied: this node and the sender, or another owner, see different tables
 )
 
 const (
@@ -470,7 +501,7 @@ func (n *Node) stamping(ctx context.Context) (context.Context, context.CancelFun
 var (
 	errElsewhere = errors.New("peercache: not an owner in its own table")
 	errLate      = errors.New("peercache: the write came too late")
-	errEarly     = errors.New("peercache: the sender sees another table")
+	errEarly     = errors.New("peercache: the sender, or another owner, sees another table")
 )
 
 func writeReply(writes []*write) mux.Reply {

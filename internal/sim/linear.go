@@ -111,8 +111,8 @@ var register = (&porcupine.NondeterministicModel{
 			return nil
 		case op.deletes():
 			return []any{""}
-		case op.conditional() && op.Outcome == Unknown && !matches(op.Old):
-			return []any{held} // it failed, or will
+		case op.conditional() && (op.Outcome == Unknown || op.Return.Losses != op.Call.Losses) && !matches(op.Old):
+			return []any{held} // it failed, or will, or was decided after something was lost
 		case op.conditional() && !matches(op.Old):
 			return nil
 		default:
