@@ -93,39 +93,77 @@ func TestReadsWhileThePrimaryIsSilent(t *testing.T) {
 	}
 }
 
-// No write fails because all owners of its key have died, however: it waits
-// until others own the key.
-func TestWritesWhenAllOwnersOfTheirKeysDie(t *testing.T) {
-	for name, die := range map[string]func(c *peercachetest.Cluster, i int){
-		"killed": (*peercachetest.Cluster).Kill, "silent": (*peercachetest.Cluster).Vanish,
-	} {
-		t.Run(name, func(t *testing.T) {
+// Nothing fails because all owners of a key have died, however: calls wait until
+// others own it.
+func TestAllOwnersOfAKeyDie(t *testing.T) {
+	type call struct {
+		stores bool
+		run    func(ctx context.Context, cache *peercache.Cache[string], key string) error
+	}
+	calls := map[string]call{
+		"Set": {true, func(ctx context.Context, cache *peercache.Cache[string], key string) error {
+			return cache.Set(ctx, key, "after")
+		}},
+		"SetMany": {true, func(ctx context.Context, cache *peercache.Cache[string], key string) error {
+			return cache.SetMany(ctx, map[string]string{key: "after"})
+		}},
+		"Delete": {false, func(ctx context.Context, cache *peercache.Cache[string], key string) error {
+			return cache.Delete(ctx, key)
+		}},
+		"Lookup": {false, func(ctx context.Context, cache *peercache.Cache[string], key string) error {
+			_, _, err := cache.Lookup(ctx, key)
+			return err
+		}},
+		"GetMany": {false, func(ctx context.Context, cache *peercache.Cache[string], key string) error {
+			_, err := cache.GetMany(ctx, []string{key})
+			return err
+		}},
+	}
+	clear := map[string]call{"Clear": {false, func(ctx context.Context, cache *peercache.Cache[string], _ string) error {
+		return cache.Clear(ctx)
+	}}}
+	conditional := map[string]call{ // to those who died in silence it may have come
+		"IfAbsent": {true, func(ctx context.Context, cache *peercache.Cache[string], key string) error {
+			return cache.Set(ctx, key, "after", peercache.IfAbsent())
+		}},
+		"Update": {true, func(ctx context.Context, cache *peercache.Cache[string], key string) error {
+			return cache.Update(ctx, key, func(string, bool) (string, error) { return "after", nil })
+		}},
+	}
+	dies := func(die func(c *peercachetest.Cluster, i int), calls map[string]call) func(*testing.T) {
+		return func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx := t.Context()
 				c := peercachetest.NewCluster(t, 4)
 				all := caches(t, c, peercache.Options[string]{})
-				keys := append(keysOf(c, 5, 0, 1), keysOf(c, 5, 1, 0)...)
+				keys := append(keysOf(c, 2*len(calls), 0, 1), keysOf(c, 2*len(calls), 1, 0)...)
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				for name, call := range calls {
+					for i := range 4 {
+						cache, key := all[2+i%2], keys[0]
+						keys = keys[1:]
+						wg.Go(func() {
+							time.Sleep(time.Millisecond)
+							if err := call.run(ctx, cache, key); err != nil {
+								t.Errorf("%s of %s: %v", name, key, err)
+							}
+							if _, ok, err := cache.Lookup(ctx, key); err != nil || ok != call.stores {
+								t.Errorf("%s of %s, then Lookup: %v, %v", name, key, ok, err)
+							}
+						})
+					}
+				}
 				die(c, 0)
 				die(c, 1)
-				var wg sync.WaitGroup
-				for i, key := range keys {
-					wg.Go(func() {
-						var opts []peercache.SetOption
-						if i%5 == 4 && name == "killed" { // else nobody knows what came of it
-							opts = append(opts, peercache.IfAbsent())
-						}
-						if err := all[2+i%2].Set(ctx, key, "after", opts...); err != nil {
-							t.Errorf("%s: %v", key, err)
-						}
-					})
-				}
-				wg.Wait()
-				for _, key := range keys {
-					requireAll(t, key, "after", all[2:]...)
-				}
 			})
-		})
+		}
 	}
+	t.Run("killed", dies((*peercachetest.Cluster).Kill, calls))
+	t.Run("killed, clear", dies((*peercachetest.Cluster).Kill, clear))
+	t.Run("silent", dies((*peercachetest.Cluster).Vanish, calls))
+	t.Run("silent, clear", dies((*peercachetest.Cluster).Vanish, clear))
+	t.Run("killed, conditional", dies((*peercachetest.Cluster).Kill, conditional))
 }
 
 func TestEverythingFailsAfterTheEnd(t *testing.T) {

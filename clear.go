@@ -26,46 +26,41 @@ func (n *Node) clear(ctx context.Context, sp *space) error {
 		pending[shard] = nil
 	}
 	var partial *PartialWriteError
-	for len(pending) > 0 {
+	for began := n.clock.Elapsed(); len(pending) > 0; {
 		n.pauses.look()
 		n.handoff.reunited(ctx)
 		v := n.view.Load()
-		groups := make(map[uint64][]int)
-		owners := make(map[uint64]Member)
-		for shard, failed := range pending {
-			found := false
-			for _, m := range v.ownersOf(shard) {
-				if failed[m.Incarnation] == nil {
-					owners[m.Incarnation], found = m, true
-					groups[m.Incarnation] = append(groups[m.Incarnation], shard)
-					break
-				}
-			}
-			if !found && n.life.Err() != nil {
-				return ErrClosed
-			}
-			if !found {
-				return fmt.Errorf("%w: no owner of shard %d clears it: %v", ErrUnavailable, shard, failed)
+		groups, err := groupToClear(v, pending)
+		switch {
+		case err == nil:
+		case n.life.Err() != nil:
+			return ErrClosed
+		case len(v.target.members) == 0 || n.clock.Elapsed()-began > ownersTime:
+			return err
+		default: // until it is known that the owners are dead
+			n.awaitOther(ctx, v)
+			for shard := range pending {
+				pending[shard] = nil
 			}
 		}
 		var mu sync.Mutex
 		var wait sync.WaitGroup
-		for incarnation, shards := range groups {
+		for owner, g := range groups {
 			wait.Go(func() {
-				err := n.clearAt(ctx, owners[incarnation], sp, shards)
+				err := n.clearAt(ctx, g.owner, sp, g.shards)
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil || errors.As(err, &partial) {
-					for _, shard := range shards {
+					for _, shard := range g.shards {
 						delete(pending, shard)
 					}
 					return
 				}
-				for _, shard := range shards {
+				for _, shard := range g.shards {
 					if pending[shard] == nil {
 						pending[shard] = make(map[uint64]error)
 					}
-					pending[shard][incarnation] = err
+					pending[shard][owner] = err
 				}
 			})
 		}
@@ -78,6 +73,26 @@ func (n *Node) clear(ctx context.Context, sp *space) error {
 		return partial
 	}
 	return nil
+}
+
+// groupToClear sorts shards by the owner that is to clear them: the first that
+// has not failed to. When all owners of one have there are no groups.
+func groupToClear(v *view, pending map[int]map[uint64]error) (groups map[uint64]*shardGroup, err error) {
+	groups = make(map[uint64]*shardGroup)
+	for shard, failed := range pending {
+		owners := v.ownersOf(shard)
+		i := slices.IndexFunc(owners, func(m Member) bool { return failed[m.Incarnation] == nil })
+		if i < 0 {
+			return nil, unavailable(fmt.Sprintf("no owner of shard %d clears it", shard), owners, failed)
+		}
+		owner := owners[i]
+		if groups[owner.Incarnation] == nil {
+			groups[owner.Incarnation] = &shardGroup{owner: owner}
+		}
+		g := groups[owner.Incarnation]
+		g.shards = append(g.shards, shard)
+	}
+	return groups, nil
 }
 
 // clearAt lets one owner clear shards.

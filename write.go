@@ -152,7 +152,7 @@ func (n *Node) groupByOwner(sp *space, v *view, writes []*write) (groups []owner
 			continue
 		}
 		if i < 0 {
-			w.err = w.unavailable(owners)
+			w.err = unavailable("no owner of the key takes the write", owners, w.tried)
 			lost = append(lost, w)
 			continue
 		}
@@ -208,11 +208,11 @@ func (n *Node) firstToAsk(owners []Member, w *write) int {
 	return first
 }
 
-// unavailable says why no owner took the write.
-func (w *write) unavailable(owners []Member) error {
-	err := fmt.Errorf("%w: no owner of the key takes the write", ErrUnavailable)
+// unavailable is an error that says what no owner did, and why each did not.
+func unavailable(what string, owners []Member, tried map[uint64]error) error {
+	err := fmt.Errorf("%w: %s", ErrUnavailable, what)
 	for _, m := range owners {
-		err = fmt.Errorf("%w; %s: %v", err, m, w.tried[m.Incarnation])
+		err = fmt.Errorf("%w; %s: %v", err, m, tried[m.Incarnation])
 	}
 	return err
 }
