@@ -213,6 +213,35 @@ func TestClearDuringJoin(t *testing.T) {
 	})
 }
 
+// A Clear goes to those who owned a key until a moment ago: members whose table
+// is older still ask them.
+func TestClearGoesToFormerOwners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const count = 100
+		c := peercachetest.NewCluster(t, 3)
+		all := caches(t, c, peercache.Options[string]{})
+		time.Sleep(2 * time.Second) // no table is a former one
+		for i := range count {
+			require.NoError(t, all[i%3].Set(t.Context(), fmt.Sprint(i), "old"))
+		}
+		held := func() (copies int) {
+			for i := range count {
+				for _, n := range c.Nodes {
+					if n.Holds("things", fmt.Sprint(i)) != "" {
+						copies++
+					}
+				}
+			}
+			return copies
+		}
+		c.Start(3)
+		c.WaitAgree()
+		require.Greater(t, held(), 2*count)
+		require.NoError(t, all[0].Clear(t.Context()))
+		require.Zero(t, held())
+	})
+}
+
 // Two sides that both went on have each other's values after they meet, and of
 // a key that both wrote the later one.
 func TestSidesOfASplitMeet(t *testing.T) {
