@@ -21,37 +21,36 @@ const silence = 250 * time.Millisecond
 // answer from somebody else: how long it took tells how patient to be.
 const lateAnswer = time.Second
 
-// askOwners asks the owners of a key, which is of a shard, in the table of
-// this node. looked is the view by which it has looked into its own store.
-func (n *Node) askOwners(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
-	mode, v := modeOf(load), n.view.Load()
-	if v != looked && v.owns(n.incarnation, shard) {
+// askOwners asks the owners of a key in the table of this node.
+func (n *Node) askOwners(ctx context.Context, s search) result {
+	v := n.view.Load()
+	if v != s.looked && v.owns(n.incarnation, s.shard) {
 		// 1. This node is a joiner, or the others leave, and it is no owner. 2. A
 		// caller looks for a key. 3. This node becomes an owner, and all who were
 		// are gone. The key is here.
 		return result{err: errBecameOwner}
 	}
-	places := v.current.owners(shard)
-	if len(places) > 1 && sp.readsReplicas() && v.place(n.incarnation, shard) < 0 {
+	places := v.current.owners(s.shard)
+	if len(places) > 1 && s.sp.readsReplicas() && v.place(n.incarnation, s.shard) < 0 {
 		if place := n.pick(v, places); place > 0 {
-			first := n.ask(ctx, sp, v, places[place], key, getStored)
+			first := n.ask(ctx, &s, v, places[place], getStored)
 			if r, final := first.result(); final && (r.found || r.err != nil) {
 				return r
 			} else if !first.pending.IsZero() {
 				first.beside = true
-				return n.askOn(ctx, sp, v.ownersOf(shard), key, mode, first)
+				return n.askOn(ctx, &s, v.ownersOf(s.shard), first)
 			}
 			// It may not have what the primary has loaded just now.
 		}
 	}
 	var first opening
 	if len(places) > 0 {
-		first = n.ask(ctx, sp, v, places[0], key, mode)
+		first = n.ask(ctx, &s, v, places[0], s.mode())
 		if r, final := first.result(); final {
 			return r
 		}
 	}
-	return n.askOn(ctx, sp, v.ownersOf(shard), key, mode, first)
+	return n.askOn(ctx, &s, v.ownersOf(s.shard), first)
 }
 
 // askHeirs asks those who are about to own a key, where nobody answers who
@@ -62,52 +61,46 @@ func (n *Node) askOwners(ctx context.Context, sp *space, looked *view, shard int
 //     somebody looks for a key.
 //
 // What was written since they joined came to them as well.
-func (n *Node) askHeirs(ctx context.Context, sp *space, v *view, shard int, key string, load bool) result {
-	heirs := v.heirsOf(shard)
+func (n *Node) askHeirs(ctx context.Context, s search, v *view) result {
+	heirs := v.heirsOf(s.shard)
 	if len(heirs) == 0 {
 		return result{err: errNoOwner}
 	}
 	if contains(heirs, n.incarnation) {
-		settled, _ := n.settle(ctx, sp, key, v)
-		if e, ok := n.store.get(sp, key); ok && e.flags&flagTombstone == 0 {
-			sp.count.hits.Add(1)
+		settled, _ := n.settle(ctx, s.sp, s.key, v)
+		if e, ok := n.store.get(s.sp, s.key); ok && e.flags&flagTombstone == 0 {
+			s.sp.count.hits.Add(1)
 			return ownResult(e)
 		}
 		if !settled {
 			return result{err: errNoOwner}
 		}
 	}
-	return n.askOn(ctx, sp, heirs, key, modeOf(load), opening{})
+	return n.askOn(ctx, &s, heirs, opening{})
 }
 
 // askOn goes on where an opening did not end the matter.
-func (n *Node) askOn(ctx context.Context, sp *space, owners []Member, key string, mode uint8, opened opening) result {
+func (n *Node) askOn(ctx context.Context, s *search, owners []Member, opened opening) result {
 	self := slices.IndexFunc(owners, func(m Member) bool { return m.Incarnation == n.incarnation })
 	if self < 0 {
-		return n.askThese(ctx, sp, key, mode, false, owners, &opened)
+		return n.askThese(ctx, s.sp, s.key, s.mode(), false, owners, &opened)
 	}
 	// This node is an owner, and has nothing: those before it are asked.
-	r := n.askThese(ctx, sp, key, mode, false, owners[:self], &opened)
+	r := n.askThese(ctx, s.sp, s.key, s.mode(), false, owners[:self], &opened)
 	if !errors.Is(r.err, errNoOwner) {
 		return r
 	}
-	if mode != getLoad {
+	if !s.load {
 		return result{}
 	}
-	if sp.canLoad() {
-		return n.loadHere(ctx, sp, key, nil)
+	if s.sp.canLoad() {
+		return n.loadHere(ctx, s.sp, s.key, nil)
 	}
 	return r
 }
 
-func modeOf(load bool) uint8 {
-	if load {
-		return getLoad
-	}
-	return getStored
-}
-
-// An opening is a request to an owner of a key that the asker makes by itself. Most reads end with it; a question goes on where they do not.
+// An opening is a request to an owner of a key that the asker makes by itself.
+// Most reads end with it; a question goes on where they do not.
 type opening struct {
 	r       *peer       // who was asked; nil: nobody
 	beside  bool        // it was not the first owner, and was asked for what it holds only
@@ -124,7 +117,7 @@ var requests = sync.Pool{New: func() any { return new([]byte) }}
 
 // ask asks an owner of a key, by its number in the table, if that is within
 // reach.
-func (n *Node) ask(ctx context.Context, sp *space, v *view, owner uint16, key string, mode uint8) (o opening) {
+func (n *Node) ask(ctx context.Context, s *search, v *view, owner uint16, mode uint8) (o opening) {
 	incarnation := v.current.member(int(owner)).Incarnation
 	r := n.peers.find(incarnation)
 	if incarnation == n.incarnation || r == nil || r.health.silent.Load() || r.isStuck() {
@@ -141,12 +134,12 @@ func (n *Node) ask(ctx context.Context, sp *space, v *view, owner uint16, key st
 		return o
 	}
 	o.r = r
-	g := getRequest{mode: mode, canLoad: mode == getLoad && sp.canLoad(), cache: sp.name, key: key}
+	g := getRequest{mode: mode, canLoad: mode == getLoad && s.sp.canLoad(), cache: s.sp.name, key: s.key}
 	buffer := requests.Get().(*[]byte)
 	*buffer = g.append((*buffer)[:0])
 	req := mux.Request{Op: opGet, Body: *buffer}
 	req.Fields.Clock, req.Fields.Digest = n.hlc.read(), v.digest
-	sp.count.peerLoads.Add(1)
+	s.sp.count.peerLoads.Add(1)
 	r.health.asked.Add(1)
 	reply, pending, err := conn.Try(ctx, req, r.health.patience())
 	requests.Put(buffer)
@@ -160,7 +153,7 @@ func (n *Node) ask(ctx context.Context, sp *space, v *view, owner uint16, key st
 		o.got, o.err = n.takeGot(ctx, r, g, &reply)
 	}
 	if o.err != nil && ctx.Err() == nil {
-		sp.count.peerErrors.Add(1)
+		s.sp.count.peerErrors.Add(1)
 	}
 	return o
 }

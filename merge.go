@@ -42,14 +42,13 @@ func (v *view) meet(before *view, met []Member, now time.Duration) {
 // latest is an answer by the present owners of a key, unless they or those who
 // owned it before two sides met hold something later: those are not told of
 // what is written through the other side.
-func (n *Node) latest(ctx context.Context, sp *space, v *view, key string, load bool, r result) result {
+func (n *Node) latest(ctx context.Context, s search, v *view, r result) result {
 	if r.err != nil && !errors.Is(r.err, errNoOwner) {
 		return r
 	}
-	shard := shardOf(sp.keyspace, key)
-	owners := v.ownersOf(shard)
+	owners := v.ownersOf(s.shard)
 	for _, f := range v.former {
-		owners = v.appendMembers(owners, f.table, shard)
+		owners = v.appendMembers(owners, f.table, s.shard)
 	}
 	held := make([]got, len(owners))
 	asking, cancel := context.WithTimeout(ctx, coOwnersTime)
@@ -57,12 +56,12 @@ func (n *Node) latest(ctx context.Context, sp *space, v *view, key string, load 
 	var wait sync.WaitGroup
 	for i, m := range owners {
 		if m.Incarnation == n.incarnation {
-			if held[i].entry, held[i].held = n.store.peek(sp, key); !held[i].held {
-				held[i].floor = n.store.standing(sp, key).order.w
+			if held[i].entry, held[i].held = n.store.peek(s.sp, s.key); !held[i].held {
+				held[i].floor = n.store.standing(s.sp, s.key).order.w
 			}
 			continue
 		}
-		wait.Go(func() { held[i], _ = n.callGet(asking, m, sp, key, getLookup, false, nil) })
+		wait.Go(func() { held[i], _ = n.callGet(asking, m, s.sp, s.key, getLookup, false, nil) })
 	}
 	wait.Wait()
 	found, floor := r, Version{}
@@ -76,8 +75,8 @@ func (n *Node) latest(ctx context.Context, sp *space, v *view, key string, load 
 		return found
 	case !r.found:
 		return r
-	case load && sp.canLoad():
-		return n.loadAlone(ctx, sp, key)
+	case s.load && s.sp.canLoad():
+		return n.loadAlone(ctx, s.sp, s.key)
 	default:
 		return result{}
 	}

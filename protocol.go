@@ -112,19 +112,23 @@ func (n *Node) servePing() (reply mux.Reply) {
 
 // Modes of opGet.
 const (
-	getLookup uint8 = iota // what this very node holds, tombstones included
-	getStored              // what the key's owners hold, without loading
-	getLoad                // that, or what the loader gives
+	getLookup   uint8 = iota // what this very node holds, tombstones included
+	getStored                // what the key's owners hold, without loading
+	getLoad                  // that, or what the loader gives
+	getLeftover              // getLookup by who was away, for what is left of an earlier ownership as well
 )
 
 // A getRequest is the body of opGet.
 type getRequest struct {
 	mode    uint8
 	canLoad bool // the asker has a loader and may be lent the load
-	asked   bool // the owners before this one have been asked; with getLookup: the asker was away, and wants what is left over as well
+	asked   bool // the owners before this one have been asked
 	cache   string
 	key     string
 }
+
+// asksHere reports whether only what this very node holds is asked for.
+func (g *getRequest) asksHere() bool { return g.mode == getLookup || g.mode == getLeftover }
 
 func (g *getRequest) append(b []byte) []byte {
 	b = slices.Grow(b, 3+2*5+len(g.cache)+len(g.key))
@@ -147,7 +151,7 @@ func parseGet(body []byte) (g getRequest, cache, key []byte, err error) {
 	r := wire.NewReader(body)
 	g = getRequest{mode: r.Byte(), canLoad: r.Bool(), asked: r.Bool()}
 	cache, key = r.Bytes(maxCacheName), r.Bytes(maxKeyBytes)
-	if g.mode > getLoad {
+	if g.mode > getLeftover {
 		r.Fail("mode of a get")
 	}
 	return g, cache, key, r.End()

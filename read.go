@@ -58,7 +58,7 @@ func (n *Node) findByView(ctx context.Context, sp *space, key string, load bool)
 	if place == 0 {
 		return n.findAsPrimary(ctx, sp, key, load)
 	}
-	return n.fetch(ctx, sp, v, shard, key, load)
+	return n.fetch(ctx, search{sp: sp, key: key, shard: shard, load: load, looked: v})
 }
 
 // settle is [handoff.settle] for a key that this node owns in a view, and in the
@@ -171,8 +171,12 @@ type copied struct {
 // copyFrom takes over what one member holds of a key. A connection that broke
 // is made again: after a pause of this node all do.
 func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, away bool) copied {
+	mode := getLookup
+	if away {
+		mode = getLeftover
+	}
 	for ctx.Err() == nil {
-		got, err := n.callGet(ctx, m, sp, key, getLookup, away, nil)
+		got, err := n.callGet(ctx, m, sp, key, mode, false, nil)
 		if err == nil && got.held {
 			from := fromOther
 			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
@@ -324,20 +328,36 @@ func (n *Node) loadAlone(ctx context.Context, sp *space, key string) result {
 	}
 }
 
-// fetch asks the owners for a key, which is of a shard, and those who are about
-// to own it when none of them can be reached. When nobody can the key is loaded
-// here, for nobody else. Where that cannot be, they are asked again until those
-// who died are in no table any more. looked is the view by which this node has
-// looked into its own store.
-func (n *Node) fetch(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
+// A search is for a key that this node does not hold as an owner.
+type search struct {
+	sp     *space
+	key    string
+	shard  int
+	load   bool  // the primary loads what nobody holds
+	looked *view // by which this node has looked into its own store
+}
+
+// mode is what owners are asked for.
+func (s *search) mode() uint8 {
+	if s.load {
+		return getLoad
+	}
+	return getStored
+}
+
+// fetch asks the owners for a key, and those who are about to own it when none
+// of them can be reached. When nobody can the key is loaded here, for nobody
+// else. Where that cannot be, they are asked again until those who died are in no
+// table any more.
+func (n *Node) fetch(ctx context.Context, s search) result {
 	for began := n.clock.Elapsed(); ; {
 		v, pauses, alone := n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
-		r := n.fetchOnce(ctx, sp, looked, shard, key, load)
+		r := n.fetchOnce(ctx, s)
 		if errors.Is(r.err, errNoOwner) && n.view.Load() == v && n.pauses.look() == pauses && !alone {
-			r = n.askHeirs(ctx, sp, v, shard, key, load)
+			r = n.askHeirs(ctx, s, v)
 		}
-		if now := n.view.Load(); now.metLately(shard, n.pauses.glance()) {
-			r = n.latest(ctx, sp, now, key, load, r)
+		if now := n.view.Load(); now.metLately(s.shard, n.pauses.glance()) {
+			r = n.latest(ctx, s, now, r)
 		}
 		switch {
 		case r.err != nil && n.life.Err() != nil:
@@ -352,8 +372,8 @@ func (n *Node) fetch(ctx context.Context, sp *space, looked *view, shard int, ke
 			// All connections are closed after a pause, under the request as well.
 			n.handoff.reunited(ctx)
 			continue
-		case load && sp.canLoad():
-			return n.loadAlone(ctx, sp, key)
+		case s.load && s.sp.canLoad():
+			return n.loadAlone(ctx, s.sp, s.key)
 		case n.clock.Elapsed()-began > ownersTime || len(v.target.members) == 0:
 			return r
 		}
@@ -377,15 +397,15 @@ func (n *Node) awaitOther(ctx context.Context, v *view) {
 	}
 }
 
-func (n *Node) fetchOnce(ctx context.Context, sp *space, looked *view, shard int, key string, load bool) result {
-	k := fetchKey{flightKey{sp.id, key}, load}
-	if n.fetches.enter(shard, k) {
-		defer n.fetches.leave(shard, k)
-		return n.askOwners(ctx, sp, looked, shard, key, load)
+// fetchOnce asks the owners as this node sees them now, once for all callers of
+// this process.
+func (n *Node) fetchOnce(ctx context.Context, s search) result {
+	k := fetchKey{flightKey{s.sp.id, s.key}, s.load}
+	if n.fetches.enter(s.shard, k) {
+		defer n.fetches.leave(s.shard, k)
+		return n.askOwners(ctx, s)
 	}
-	return n.fetches.share(ctx, shard, k, func(ctx context.Context) result {
-		return n.askOwners(ctx, sp, looked, shard, key, load)
-	})
+	return n.fetches.share(ctx, s.shard, k, func(ctx context.Context) result { return n.askOwners(ctx, s) })
 }
 
 var errNoOwner = fmt.Errorf("%w: no owner of the key answers", ErrUnavailable)
@@ -420,7 +440,7 @@ func (n *Node) sign(reply *mux.Reply) {
 // need not be loaded.
 func (n *Node) getFast(req *mux.Request) (mux.Reply, bool) {
 	g, cache, name, err := parseGet(req.Body)
-	if err != nil || g.mode == getLookup {
+	if err != nil || g.asksHere() {
 		return mux.Reply{}, false
 	}
 	sp := n.store.known(cache)
@@ -480,11 +500,11 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		return errorReply(err)
 	}
 	sp.count.serverRequests.Add(1)
-	if g.mode == getLookup {
+	if g.asksHere() {
 		// 1. An owner gave a key away, which was deleted since. 2. Those who did
 		// so are cut off. 3. Another one owns the key by its view, as this node
 		// will, and asks it. Only who was away needs what is left here.
-		if hash := hashOf(sp.keyspace, g.key); !g.asked && n.handoff.outdated(shardOfHash(hash), hash) {
+		if hash := hashOf(sp.keyspace, g.key); g.mode != getLeftover && n.handoff.outdated(shardOfHash(hash), hash) {
 			return mux.Reply{Code: replyAbsent}
 		}
 		if e, ok := n.store.peek(sp, g.key); ok {

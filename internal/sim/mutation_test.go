@@ -81,12 +81,18 @@ var table = []mutation{
 	{name: "7 the tables are read again before a write is acknowledged", plan: "storm", seeds: 800, edits: []edit{
 		{"replication.go", "deliveries, outcome, late)\n\t\tif ctx.Err() != nil {", "deliveries, outcome, late)\n\t\tif ctx != nil {"},
 	}},
+	{name: "7 what no owner takes waits for the next ones", test: []string{".", "TestAllOwnersOfAKeyDie"}, edits: []edit{
+		{"write.go", "n.clock.Elapsed()-began <= ownersTime", "n.clock.Elapsed() < 0"},
+	}},
 	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 200, edits: []edit{
 		{"replication.go", "n.clock.Elapsed() + tombstoneTime", "n.clock.Elapsed() + 1"},
 		{"store.go", "!w.IsZero() {\n\t\ts.raiseGC", "w.IsZero() {\n\t\ts.raiseGC"}, // which does the same for a tombstone that is forgotten
 	}},
 	{name: "8 a clear leaves a floor", plan: "split", seeds: 200, edits: []edit{
 		{"store.go", "\t\tf.clear[sp.id] = floor\n", ""},
+	}},
+	{name: "8 a clear goes to former owners", test: []string{".", "TestClearGoesToFormerOwners"}, edits: []edit{
+		{"clear.go", "for _, to := range v.takersOf(shard, now) {", "_ = now\n\t\tfor _, to := range keepers(v.holdersOf(shard)) {"},
 	}},
 	{name: "8 what is forgotten leaves a floor", plan: "tiny", seeds: 60, edits: []edit{
 		{"store.go", "!w.IsZero() {\n\t\ts.raiseGC", "w.IsZero() {\n\t\ts.raiseGC"},
@@ -102,6 +108,9 @@ var table = []mutation{
 	}},
 	{name: "10 writes go to the target table", plan: "storm", seeds: 100, edits: []edit{
 		{"view.go", "if v.target != v.current {", "if v.target == nil {"},
+	}},
+	{name: "10 who is about to own a key is asked when no owner answers", test: []string{".", "TestLastOwnerDies"}, edits: []edit{
+		{"read.go", "if errors.Is(r.err, errNoOwner) && n.view.Load() == v ", "if ctx == nil "},
 	}},
 	{name: "10 two sides that meet are asked", plan: "split", seeds: 60, edits: []edit{
 		{"handoff.go", "!known && m.State != MemberJoining", "!known && m.State == MemberJoining"},
