@@ -19,7 +19,7 @@ import (
 
 const (
 	syncShards  = 256      // in one request at most
-	syncHave    = 1 << 17  // fingerprints in one request, unless one shard has more
+	syncHave    = 1 << 15  // fingerprints in one request, unless one shard has more: a small part of what a page brings
 	maxSyncHave = 1 << 22  // of one shard; beyond it what is had travels again
 	syncBytes   = 2 << 20  // in one reply, unless one entry alone is larger
 	maxSyncRest = 64 << 20 // in one reply beside two values
