@@ -53,30 +53,51 @@ func (n *Node) askOwners(ctx context.Context, s search) result {
 	return n.askOn(ctx, &s, v.ownersOf(s.shard), first)
 }
 
-// askHeirs asks those who are about to own a key, where nobody answers who
-// does.
+// askHeirs asks those who are about to own a key what they hold of it, where
+// nobody answers who does.
 //
-//  1. All owners but one leave, and others join. 2. These have copied what it
-//     holds, or most of that, and the last owner dies. 3. Before that is known,
-//     somebody looks for a key.
+//  1. All owners but one leave, and others join. 2. What is written comes to
+//     these as well, and the last owner dies. 3. Before that is known, somebody
+//     looks for a key.
 //
-// What was written since they joined came to them as well.
-func (n *Node) askHeirs(ctx context.Context, s search, v *view) result {
+// One of them may have missed a write that another has, so all have to answer.
+// What none of them has another owner may have had.
+func (n *Node) askHeirs(ctx context.Context, s *search, v *view) result {
 	heirs := v.heirsOf(s.shard)
 	if len(heirs) == 0 {
 		return result{err: errNoOwner}
 	}
-	if contains(heirs, n.incarnation) {
-		settled, _ := n.settle(ctx, s.sp, s.key, v)
-		if e, ok := n.store.get(s.sp, s.key); ok && e.flags&flagTombstone == 0 {
-			s.sp.count.hits.Add(1)
-			return ownResult(e)
-		}
-		if !settled {
-			return result{err: errNoOwner}
+	r, floor, all := n.lookAt(ctx, s, heirs)
+	if !all || !r.found || floor.Compare(r.entry.order.w) > 0 {
+		return result{err: errNoOwner}
+	}
+	return r
+}
+
+// lookAt asks members what they hold of a key. It returns the latest of that,
+// the highest of the floors that stand for what the others forgot, and whether
+// all answered.
+func (n *Node) lookAt(ctx context.Context, s *search, members []Member) (r result, floor Version, all bool) {
+	held, errs := make([]got, len(members)), make([]error, len(members))
+	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
+	defer cancel()
+	var wait sync.WaitGroup
+	for i, m := range members {
+		if m.Incarnation != n.incarnation {
+			wait.Go(func() { held[i], errs[i] = n.callGet(ctx, m, s.sp, s.key, getLookup, false, nil) })
+		} else if held[i].entry, held[i].held = n.store.peek(s.sp, s.key); !held[i].held {
+			held[i].floor = n.store.standing(s.sp, s.key).order.w
 		}
 	}
-	return n.askOn(ctx, &s, heirs, opening{})
+	wait.Wait()
+	all = true
+	for i, g := range held {
+		all = all && (errs[i] == nil || isGone(errs[i]))
+		if floor = later(floor, g.floor); g.held && g.entry.order.compare(r.entry.order) > 0 {
+			r = resultOf(g.entry)
+		}
+	}
+	return r, floor, all
 }
 
 // askOn goes on where an opening did not end the matter.

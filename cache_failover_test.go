@@ -263,3 +263,36 @@ func TestClosedUnderCalls(t *testing.T) {
 		}
 	})
 }
+
+// A write that waits for others, who cannot be reached, ends when its node is
+// closed.
+func TestWritesThatWaitEndWithClose(t *testing.T) {
+	for name, test := range map[string]struct {
+		node int // that writes a key of nodes 0 and 1, and is cut off
+		opts []peercache.SetOption
+	}{
+		"an owner, conditional":    {0, []peercache.SetOption{peercache.IfAbsent()}},
+		"another one":              {2, nil},
+		"another one, conditional": {2, []peercache.SetOption{peercache.IfAbsent()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := peercachetest.NewCluster(t, 3)
+				all := caches(t, c, peercache.Options[string]{})
+				key := keyOf(c, 0, 1)
+				for i := range 3 {
+					if i != test.node {
+						c.Network.Cut(c.Host(i), c.Host(test.node))
+					}
+				}
+				done := make(chan error, 1)
+				go func() { done <- all[test.node].Set(context.Background(), key, "x", test.opts...) }()
+				time.Sleep(100 * time.Millisecond)
+				require.NoError(t, c.Nodes[test.node].Close())
+				closed := time.Now()
+				require.ErrorIs(t, <-done, peercache.ErrClosed)
+				require.Less(t, time.Since(closed), 100*time.Millisecond)
+			})
+		})
+	}
+}

@@ -2,8 +2,10 @@ package peercache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -177,6 +179,80 @@ func TestLastOwnerDiesWhileOthersJoin(t *testing.T) {
 			require.Zero(t, src.calls.Load())
 		})
 	}
+}
+
+// A write is acknowledged without a joiner that is slow to confirm it, and the
+// only owner dies: the joiner asks the other one, which has it.
+func TestJoinerThatMissedAWriteAsksTheOthers(t *testing.T) {
+	for wait := 20 * time.Millisecond; wait < time.Second; wait += 140 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := t.Context()
+			c := peercachetest.NewCluster(t, 1)
+			first := newCache(t, c.Nodes[0], peercache.Options[string]{})
+			c.Network.DelayAll(30 * time.Millisecond)
+			c.StartTogether(1, 2)
+			slow := newCache(t, c.Nodes[1], peercache.Options[string]{})
+			c.WaitFor("all see all", 10*time.Second, func() bool {
+				return !slices.ContainsFunc(c.Nodes, func(n *peercache.Node) bool { return len(n.Members()) < 3 })
+			})
+			time.Sleep(wait)
+			set := func(value string) {
+				values := make(map[string]string)
+				for i := range 30 {
+					values[fmt.Sprint(i)] = value
+				}
+				require.NoError(t, first.SetMany(ctx, values))
+			}
+			set("old")
+			time.Sleep(50 * time.Millisecond)
+			c.Network.Delay(c.Host(0), c.Host(1), 400*time.Millisecond)
+			set("new")
+			c.Vanish(0)
+			c.Network.DelayAll(30 * time.Millisecond)
+			for i := range 30 {
+				if key := fmt.Sprint(i); strings.HasSuffix(c.Nodes[2].Holds("things", key), `"new"`) {
+					v, _, err := slow.Lookup(ctx, key)
+					require.NoError(t, err)
+					require.Equal(t, "new", v, "%v after the join", wait)
+				}
+			}
+		})
+	}
+}
+
+// A call that waits for others to own its key ends with its context, and says
+// so.
+func TestCallsThatWaitForOwnersEndWithTheirContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 1)
+		c.Network.DelayAll(20 * time.Millisecond)
+		c.Start(1)
+		joiner := newCache(t, c.Nodes[1], peercache.Options[string]{})
+		c.WaitFor("both see both", 10*time.Second, func() bool { return len(c.Nodes[0].Members()) == 2 && len(c.Nodes[1].Members()) == 2 })
+		c.Vanish(0)
+		var wg sync.WaitGroup
+		for after := 10 * time.Millisecond; after < 1500*time.Millisecond; after += 10 * time.Millisecond {
+			for _, want := range []error{context.Canceled, context.DeadlineExceeded} {
+				wg.Go(func() {
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					if want == context.Canceled {
+						time.AfterFunc(after, cancel)
+					} else {
+						ctx, cancel = context.WithTimeout(t.Context(), after)
+						defer cancel()
+					}
+					if _, _, err := joiner.Lookup(ctx, "k"); err != nil && !errors.Is(err, want) {
+						t.Errorf("after %v: Lookup: %v", after, err)
+					}
+					if err := joiner.Set(ctx, "k", "v"); err != nil && !errors.Is(err, want) {
+						t.Errorf("after %v: Set: %v", after, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+	})
 }
 
 // Clear reaches the shards that are on their way to a joiner.

@@ -98,11 +98,12 @@ func groupToClear(v *view, pending map[int]map[uint64]error) (groups map[uint64]
 // clearAt lets one owner clear shards.
 func (n *Node) clearAt(ctx context.Context, owner Member, sp *space, shards []int) error {
 	if owner.Incarnation == n.incarnation {
-		return n.stampClear(ctx, sp, shards)
+		return n.stampClear(ctx, sp, shards, Version{})
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	reply, err := n.peers.call(ctx, owner, mux.Request{Op: opClear, Body: encodeShards(sp.name, Version{}, shards)}, nil)
+	until := Version{time: after(n.hlc.read(), attemptTime)}
+	reply, err := n.peers.call(ctx, owner, mux.Request{Op: opClear, Body: encodeShards(sp.name, until, shards)}, nil)
 	if err != nil {
 		return err
 	}
@@ -116,6 +117,8 @@ func (n *Node) clearAt(ctx context.Context, owner Member, sp *space, shards []in
 	return r.End()
 }
 
+// encodeShards is the body of opFloor, and of opClear: in place of the floor
+// that has the time until which one may be stamped.
 func encodeShards(cache string, floor Version, shards []int) []byte {
 	b := wire.AppendString(nil, cache)
 	b = appendVersion(b, floor)
@@ -145,7 +148,7 @@ func (n *Node) decodeShards(body []byte) (sp *space, floor Version, shards []int
 
 // serveClear clears shards that this node owns for a peer.
 func (n *Node) serveClear(ctx context.Context, req mux.Request) mux.Reply {
-	sp, _, shards, err := n.decodeShards(req.Body)
+	sp, until, shards, err := n.decodeShards(req.Body)
 	if err != nil {
 		return mux.Reply{Code: replyMalformed}
 	}
@@ -155,7 +158,7 @@ func (n *Node) serveClear(ctx context.Context, req mux.Request) mux.Reply {
 			return errorReply(fmt.Errorf("%w: not an owner of shard %d", ErrUnavailable, shard))
 		}
 	}
-	err = n.stampClear(ctx, sp, shards)
+	err = n.stampClear(ctx, sp, shards, until)
 	var partial *PartialWriteError
 	switch {
 	case errors.As(err, &partial):
@@ -168,13 +171,19 @@ func (n *Node) serveClear(ctx context.Context, req mux.Request) mux.Reply {
 }
 
 // stampClear stamps one floor for shards, applies it and brings it to their
-// other owners.
-func (n *Node) stampClear(ctx context.Context, sp *space, shards []int) error {
+// other owners. After until, if that is not zero, it does not.
+//
+//  1. A Clear is on its way to a slow owner, and asked of another one. 2. That
+//     one acknowledges it, and later writes are. 3. The slow one gets it.
+func (n *Node) stampClear(ctx context.Context, sp *space, shards []int, until Version) error {
 	if n.handoff.reunited(ctx); ctx.Err() != nil {
 		return ctx.Err() // by this node's table it may reach nobody who counts
 	}
 	n.hearClocks(ctx, shards)
 	floor := n.hlc.next()
+	if !until.IsZero() && floor.time > until.time {
+		return fmt.Errorf("%w: the clear came too late", ErrUnavailable)
+	}
 	n.clearHere(sp, floor, shards)
 	sent := make(sentTo)
 	for {

@@ -56,3 +56,30 @@ func TestWriteGoesOnToOwnersItsStamperDoesNotKnow(t *testing.T) {
 		}
 	})
 }
+
+// 1. A Clear is on its way to an owner that is slow to get it, and asked of the
+// next one. 2. That one acknowledges it, and later writes are. 3. The first one
+// gets it.
+func TestClearThatComesLateClearsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 2)
+		all := caches(t, c, peercache.Options[string]{})
+		client := c.StartClient()
+		cache := newCache(t, client, peercache.Options[string]{})
+		keys := keysOf(c, 20, 0, 1)
+		require.NoError(t, cache.Set(ctx, keys[0], "before"))
+		c.Network.Delay("10.255.0.1", c.Host(0), 3*time.Second)
+		require.NoError(t, cache.Clear(ctx))
+		_, ok, err := all[1].Lookup(ctx, keys[0])
+		require.NoError(t, err)
+		require.False(t, ok)
+		for _, key := range keys {
+			require.NoError(t, all[1].Set(ctx, key, "after"))
+		}
+		time.Sleep(4 * time.Second)
+		for _, key := range keys {
+			requireAll(t, key, "after", all...)
+		}
+	})
+}

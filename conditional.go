@@ -257,6 +257,8 @@ func (n *Node) prepareAt(ctx context.Context, m Member, body []byte) error {
 			return fmt.Errorf("%w: %s does not confirm: %s", ErrUnavailable, m, replyText(reply.Code))
 		case isGone(err):
 			return nil
+		case n.life.Err() != nil:
+			return ErrClosed
 		case ctx.Err() != nil:
 			return fmt.Errorf("%w: %s does not confirm: %w", ErrUnavailable, m, ctx.Err())
 		}

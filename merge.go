@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -50,25 +49,9 @@ func (n *Node) latest(ctx context.Context, s search, v *view, r result) result {
 	for _, f := range v.former {
 		owners = v.appendMembers(owners, f.table, s.shard)
 	}
-	held := make([]got, len(owners))
-	asking, cancel := context.WithTimeout(ctx, coOwnersTime)
-	defer cancel()
-	var wait sync.WaitGroup
-	for i, m := range owners {
-		if m.Incarnation == n.incarnation {
-			if held[i].entry, held[i].held = n.store.peek(s.sp, s.key); !held[i].held {
-				held[i].floor = n.store.standing(s.sp, s.key).order.w
-			}
-			continue
-		}
-		wait.Go(func() { held[i], _ = n.callGet(asking, m, s.sp, s.key, getLookup, false, nil) })
-	}
-	wait.Wait()
-	found, floor := r, Version{}
-	for _, g := range held {
-		if floor = later(floor, g.floor); g.held && g.entry.order.compare(found.entry.order) > 0 {
-			found = resultOf(g.entry)
-		}
+	found, floor, _ := n.lookAt(ctx, &s, owners)
+	if found.entry.order.compare(r.entry.order) <= 0 {
+		found = r
 	}
 	switch gone := floor.Compare(found.entry.order.w) > 0 || found.entry.flags&flagTombstone != 0; {
 	case !gone:

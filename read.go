@@ -354,7 +354,7 @@ func (n *Node) fetch(ctx context.Context, s search) result {
 		v, pauses, alone := n.view.Load(), n.pauses.look(), n.handoff.alone.Load()
 		r := n.fetchOnce(ctx, s)
 		if errors.Is(r.err, errNoOwner) && n.view.Load() == v && n.pauses.look() == pauses && !alone {
-			r = n.askHeirs(ctx, s, v)
+			r = n.askHeirs(ctx, &s, v)
 		}
 		if now := n.view.Load(); now.metLately(s.shard, n.pauses.glance()) {
 			r = n.latest(ctx, s, now, r)
@@ -362,8 +362,10 @@ func (n *Node) fetch(ctx context.Context, s search) result {
 		switch {
 		case r.err != nil && n.life.Err() != nil:
 			return result{err: ErrClosed}
-		case !errors.Is(r.err, errNoOwner) || ctx.Err() != nil:
+		case !errors.Is(r.err, errNoOwner):
 			return r
+		case ctx.Err() != nil:
+			return result{err: ctx.Err()}
 		case n.view.Load() != v, n.pauses.look() != pauses:
 			// Those who own it now have not been asked; one may be this node. Or
 			// this process was stopped, and its own time was up when it went on.
@@ -515,10 +517,10 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	v := n.view.Load()
 	shard := shardOf(sp.keyspace, g.key)
 	place := v.place(n.incarnation, shard)
-	if place < 0 && (req.Fields.Digest == v.digest || n.handoff.filled(shard)) {
-		// The asker sees an owner already in who will be one, as a leaver does
-		// once it has handed over, or it reaches no owner. All writes come here.
-		place = v.placeOfHolder(n.incarnation, shard)
+	if place < 0 && req.Fields.Digest != v.digest && n.handoff.filled(shard) {
+		// The asker sees an owner already in who will be one: a leaver does,
+		// once it has handed over. All writes come here.
+		place = v.target.position(n.incarnation, shard)
 	}
 	if place < 0 {
 		// What is left here of an earlier ownership may be outdated.
@@ -528,7 +530,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 	if !n.handoff.filled(shard) {
 		progress(mux.Reply{Code: progressLoading}) // the others may take their time
 		settled, v = n.settle(ctx, sp, g.key, v)
-		if place = v.placeOfHolder(n.incarnation, shard); place < 0 {
+		if place = v.place(n.incarnation, shard); place < 0 {
 			return n.notOwnerReply(v, shard)
 		}
 	}
@@ -550,7 +552,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		return mux.Reply{Code: replyAbsent}
 	}
 	progress(mux.Reply{Code: progressLoading})
-	if !g.asked && v.place(n.incarnation, shard) != 0 {
+	if place > 0 && !g.asked {
 		// Rather the load of an owner that comes before this one: the asker
 		// may just not reach it.
 		if r := n.askThese(ctx, sp, g.key, getLoad, true, ownersBefore(v, n.incarnation, shard), nil); !errors.Is(r.err, errNoOwner) {

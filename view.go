@@ -163,15 +163,6 @@ func (v *view) place(incarnation uint64, shard int) int {
 	return v.current.position(incarnation, shard)
 }
 
-// placeOfHolder is place, and of a member that is about to own the shard which
-// owner it will be.
-func (v *view) placeOfHolder(incarnation uint64, shard int) int {
-	if place := v.place(incarnation, shard); place >= 0 {
-		return place
-	}
-	return v.target.position(incarnation, shard)
-}
-
 // holderIncarnations is holdersOf without the members.
 func (v *view) holderIncarnations(shard int) []uint64 {
 	var holders []uint64

@@ -292,6 +292,9 @@ func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*w
 		switch {
 		case err == nil:
 			return n.takeOutcomes(owner, writes, reply)
+		case n.life.Err() != nil:
+			fail(writes, ErrClosed)
+			return nil
 		case errors.As(err, &remote) && !remote.Refused():
 			fail(writes, fmt.Errorf("%w: %s: %w", ErrUnavailable, owner, remote))
 			return nil

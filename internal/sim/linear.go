@@ -43,6 +43,9 @@ func (c *checker) checkLinear() {
 			}
 			return
 		}
+		if c.decidedAfterLoss(op) {
+			continue
+		}
 		end := op.Return.Seq
 		if op.writes() && (op.Outcome == Unknown || op.domain() == 0) {
 			end = math.MaxInt64
@@ -62,6 +65,17 @@ func (c *checker) checkLinear() {
 		kind = "written twice"
 	}
 	c.violate(kind, "%d calls of domain %d", len(history), domain)
+}
+
+// decidedAfterLoss reports whether a conditional write was decided by what was
+// there after a loss that happened meanwhile.
+func (c *checker) decidedAfterLoss(op *Op) bool {
+	if !op.conditional() || op.Outcome != Done || op.Return.Losses == op.Call.Losses {
+		return false
+	}
+	return op.Old == "" || slices.ContainsFunc(c.ops, func(made *Op) bool {
+		return (made.Kind == Load || made.writes()) && made.Value == op.Old && made.Call.Losses == op.Return.Losses
+	})
 }
 
 // readsBesideWrite reports whether an operation is a read of something else than
@@ -111,8 +125,8 @@ var register = (&porcupine.NondeterministicModel{
 			return nil
 		case op.deletes():
 			return []any{""}
-		case op.conditional() && (op.Outcome == Unknown || op.Return.Losses != op.Call.Losses) && !matches(op.Old):
-			return []any{held} // it failed, or will, or was decided after something was lost
+		case op.conditional() && op.Outcome == Unknown && !matches(op.Old):
+			return []any{held} // it failed, or will
 		case op.conditional() && !matches(op.Old):
 			return nil
 		default:

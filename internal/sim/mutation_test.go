@@ -51,6 +51,9 @@ var table = []mutation{
 		{"write.go", "w.until != 0 && now > w.until", "w.until != 0 && now > w.until && false"},
 		{"operation.go", "if o.byID[id] != nil {\n\t\treturn nil\n\t}", "if o.byID[id] != nil && !o.byID[id].copied {\n\t\treturn nil\n\t}"},
 	}},
+	{name: "2 a clear that comes late is refused", test: []string{".", "TestClearThatComesLate"}, edits: []edit{
+		{"clear.go", "floor.time > until.time", "floor.time == 0"},
+	}},
 	{name: "2 an operation has one id", plan: "links", seeds: 300, edits: []edit{
 		{"operation.go", "if o.byID[id] != nil {\n\t\treturn nil\n\t}", "if false {\n\t\treturn nil\n\t}"},
 	}},
