@@ -194,18 +194,19 @@ func (c *checker) checkLoads() {
 			continue
 		}
 		if before != nil && op.Call.Domain != 0 && op.Call.Domain == before.Call.Domain && before.Outcome == Done &&
-			op.Call.Losses == before.Call.Losses && !op.Call.Weak && !op.Call.Slow && c.quiet(before) && !c.askedWeak(op) {
+			op.Call.Losses == before.Call.Losses && !op.Call.Weak && !op.Call.Slow && c.quiet(before) && !c.askedSilent(op) {
 			c.violate("loaded again", "%v\nbefore %v", op, before)
 		}
 		before = op
 	}
 }
 
-// askedWeak reports whether somebody who waits for a load began to ask while a
-// link was cut: the load follows from that, though the link is whole by now.
-func (c *checker) askedWeak(load *Op) bool {
+// askedSilent reports whether somebody who waits for a load began to ask while a
+// link was cut or a node was paused: then the next owner was asked as well, and
+// the load follows from that, though all is well by now.
+func (c *checker) askedSilent(load *Op) bool {
 	for _, op := range c.ops {
-		if op.Kind != Load && op.Call.Weak && op.Call.Seq < load.Call.Seq && op.Return.Seq > load.Call.Seq {
+		if op.Kind != Load && (op.Call.Weak || op.Call.Still) && op.Call.Seq < load.Call.Seq && op.Return.Seq > load.Call.Seq {
 			return true
 		}
 	}

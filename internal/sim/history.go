@@ -46,6 +46,7 @@ type Mark struct {
 	Losses int           // how often acknowledged writes may have been lost
 	Weak   bool          // replicas may answer older
 	Slow   bool          // a link is so slow that its other end seems silent
+	Still  bool          // a node is paused
 }
 
 // An Op is one call for one key.

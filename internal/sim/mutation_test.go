@@ -87,7 +87,7 @@ var table = []mutation{
 	{name: "7 what no owner takes waits for the next ones", test: []string{".", "TestAllOwnersOfAKeyDie"}, edits: []edit{
 		{"write.go", "n.clock.Elapsed()-began <= ownersTime", "n.clock.Elapsed() < 0"},
 	}},
-	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 200, edits: []edit{
+	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 1200, edits: []edit{
 		{"replication.go", "n.clock.Elapsed() + tombstoneTime", "n.clock.Elapsed() + 1"},
 		{"store.go", "!w.IsZero() {\n\t\ts.raiseGC", "w.IsZero() {\n\t\ts.raiseGC"}, // which does the same for a tombstone that is forgotten
 	}},
@@ -118,7 +118,7 @@ var table = []mutation{
 	{name: "10 two sides that meet are asked", plan: "split", seeds: 60, edits: []edit{
 		{"handoff.go", "!known && m.State != MemberJoining", "!known && m.State == MemberJoining"},
 	}},
-	{name: "11 what a holder missed is found", plan: "links", seeds: 200, edits: []edit{
+	{name: "11 what a holder missed is found", test: []string{".", "TestMissedWritesAreMended"}, edits: []edit{
 		{"compare.go", "if c.n.peers.healthy(k.with) {", "if k == nil {"},
 	}},
 	{name: "12 an unfilled owner asks the others", plan: "storm", seeds: 60, edits: []edit{

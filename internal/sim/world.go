@@ -268,7 +268,8 @@ func (w *World) changedLocked() {
 // markLocked is the present moment on a member.
 func (w *World) markLocked(m *member) Mark {
 	w.seq++
-	return Mark{Seq: w.seq, At: time.Since(w.began), Domain: m.domain, Flux: m.flux, Back: m.back, Losses: w.losses, Weak: w.weak || m.leaving, Slow: w.slow}
+	still := slices.ContainsFunc(w.members, func(m *member) bool { return m.paused })
+	return Mark{Seq: w.seq, At: time.Since(w.began), Domain: m.domain, Flux: m.flux, Back: m.back, Losses: w.losses, Weak: w.weak || m.leaving, Slow: w.slow, Still: still}
 }
 
 // enter waits until a member's process runs, and marks the moment. ok is
