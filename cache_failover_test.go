@@ -96,6 +96,9 @@ func TestReadsWhileThePrimaryIsSilent(t *testing.T) {
 // Nothing fails because all owners of a key have died, however: calls wait until
 // others own it.
 func TestAllOwnersOfAKeyDie(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while under the race detector")
+	}
 	type call struct {
 		stores bool
 		run    func(ctx context.Context, cache *peercache.Cache[string], key string) error
