@@ -130,9 +130,6 @@ func TestDeletedKeysStayAway(t *testing.T) {
 // The last owner of all keys dies while others join: what was written since they
 // are there is read from them, whether they have copied the rest by then or not.
 func TestLastOwnerDiesWhileOthersJoin(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while under the race detector")
-	}
 	const count = 20
 	written := func(i int) string { return fmt.Sprint("written ", i) }
 	for after := 100 * time.Millisecond; after < 2*time.Second; after += 190 * time.Millisecond {
@@ -187,9 +184,6 @@ func TestLastOwnerDiesWhileOthersJoin(t *testing.T) {
 // A write is acknowledged without a joiner that is slow to confirm it, and the
 // only owner dies: the joiner asks the other one, which has it.
 func TestJoinerThatMissedAWriteAsksTheOthers(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while under the race detector")
-	}
 	for wait := 20 * time.Millisecond; wait < time.Second; wait += 140 * time.Millisecond {
 		synctest.Test(t, func(t *testing.T) {
 			ctx := t.Context()
@@ -229,9 +223,6 @@ func TestJoinerThatMissedAWriteAsksTheOthers(t *testing.T) {
 // A call that waits for others to own its key ends with its context, and says
 // so.
 func TestCallsThatWaitForOwnersEndWithTheirContext(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a while under the race detector")
-	}
 	synctest.Test(t, func(t *testing.T) {
 		c := peercachetest.NewCluster(t, 1)
 		c.Network.DelayAll(20 * time.Millisecond)
