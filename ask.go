@@ -314,7 +314,16 @@ func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, 
 		case <-stuck.C:
 			q.doubt(ctx)
 		case <-quiet.C:
-			n.peers.suspect(q.members[q.next-1].Member)
+			last := q.members[q.next-1].Member
+			if r := n.peers.find(last.Incarnation); r != nil {
+				// 1. A node sees another one, far away, for the first time. 2. It asks
+				// for a key, and has to connect before, which takes several round trips.
+				if rest := silence - r.calls.sinceStep(); rest > 0 {
+					quiet.Reset(rest)
+					continue
+				}
+			}
+			n.peers.suspect(last)
 			if q.next == len(q.members) {
 				return result{err: nobody(ctx)}
 			}

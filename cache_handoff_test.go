@@ -220,6 +220,53 @@ func TestJoinerThatMissedAWriteAsksTheOthers(t *testing.T) {
 	}
 }
 
+// 1. A write is on its way to the other owner, and that takes a moment. 2. A node
+// joins, and copies shards one after the other. 3. The write is acknowledged:
+// now all have it who will own its key.
+func TestAcknowledgedWriteIsWhereItsKeyWillBe(t *testing.T) {
+	joined := 0
+	for wait := time.Duration(0); wait < time.Second; wait += 50 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := t.Context()
+			c := peercachetest.NewCluster(t, 2)
+			first := newCache(t, c.Nodes[0], peercache.Options[string]{})
+			c.Network.DelayAll(20 * time.Millisecond)
+			started := make(chan struct{})
+			go func() {
+				defer close(started)
+				c.Start(2)
+			}()
+			time.Sleep(wait)
+			keys := keysOf(c, 60, 0, 1)
+			values := make(map[string]string)
+			for _, key := range keys {
+				values[key] = "value"
+			}
+			c.Network.Delay(c.Host(0), c.Host(1), 200*time.Millisecond)
+			before := len(c.Nodes[0].Members())
+			require.NoError(t, first.SetMany(ctx, values))
+			after := len(c.Nodes[0].Members())
+			<-started
+			held := make(map[string]bool)
+			for _, key := range keys {
+				held[key] = c.Nodes[2].Holds("things", key) != ""
+			}
+			c.Network.DelayAll(20 * time.Millisecond)
+			c.WaitAgree()
+			if before == 3 || after < 3 {
+				return
+			}
+			joined++
+			for _, key := range keys {
+				if owners := c.Nodes[0].Owners("things", key); slices.ContainsFunc(owners, func(m peercache.Member) bool { return m.Name == c.Nodes[2].Self().Name }) {
+					require.True(t, held[key], "%s, %v after the start", key, wait)
+				}
+			}
+		})
+	}
+	require.NotZero(t, joined)
+}
+
 // A call that waits for others to own its key ends with its context, and says
 // so.
 func TestCallsThatWaitForOwnersEndWithTheirContext(t *testing.T) {

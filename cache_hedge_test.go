@@ -47,3 +47,26 @@ func TestLateHedgeDoesNotEndThePatienceWithALoad(t *testing.T) {
 		require.EqualValues(t, 1, loads.Load())
 	})
 }
+
+// To connect takes several round trips. Far away that is longer than an owner
+// may be silent, and yet none of them is.
+func TestOwnersFarAwayAreNotSilentWhileOneConnects(t *testing.T) {
+	for _, delay := range []time.Duration{20, 40, 60, 80} {
+		synctest.Test(t, func(t *testing.T) {
+			src := new(source)
+			c := peercachetest.NewCluster(t, 3)
+			all := caches(t, c, peercache.Options[string]{Load: src.load})
+			key := keyOf(c, 0, 1)
+			require.NoError(t, all[0].Set(t.Context(), key, "stored"))
+			c.Network.DelayAll(delay * time.Millisecond)
+			for i := range 2 {
+				c.Network.Reset(c.Host(i), c.Host(2))
+			}
+			time.Sleep(delay * time.Millisecond)
+			v, err := all[2].Get(t.Context(), key)
+			require.NoError(t, err)
+			require.Equal(t, "stored", v, "%d ms away", delay)
+			require.Zero(t, src.calls.Load())
+		})
+	}
+}

@@ -28,6 +28,7 @@ type connector struct {
 
 	mu         sync.Mutex
 	dialing    chan struct{} // guarded by mu, like all below; closed when the attempt under way has ended; nil: none is
+	stepped    time.Time     // when the last attempt last heard of the other end
 	cancelDial func()        // ends it; of no effect after that
 	err        error         // why the last attempt failed; nil: it did not
 	failures   int           // in a row
@@ -128,10 +129,13 @@ func (c *connector) startLocked() error {
 func (c *connector) attempt(ctx context.Context, dialing chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := c.dial(ctx)
+	conn, err := c.dial(context.WithValue(ctx, stepKey{}, c))
 
 	c.mu.Lock()
 	c.dialing = nil
+	if err == nil {
+		c.stepped = time.Now()
+	}
 	close(dialing)
 	held := c.held
 	c.held = nil
@@ -156,6 +160,27 @@ func (c *connector) attempt(ctx context.Context, dialing chan struct{}) {
 	if !c.spawn(func(context.Context) { c.watch(conn) }) {
 		conn.Close()
 	}
+}
+
+// stepKey is the key under which the context of an attempt to connect holds the
+// connector that makes it.
+type stepKey struct{}
+
+// stepped notes that the other end has answered in an attempt to connect.
+func stepped(ctx context.Context) {
+	if c, ok := ctx.Value(stepKey{}).(*connector); ok {
+		c.mu.Lock()
+		c.stepped = time.Now()
+		c.mu.Unlock()
+	}
+}
+
+// sinceStep returns how long ago the other end gave a sign while the connection
+// was made, which takes several round trips.
+func (c *connector) sinceStep() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.stepped)
 }
 
 // watch waits until the connection broke and makes room for the next.

@@ -35,6 +35,7 @@ func (n *Node) dial(ctx context.Context, purpose mux.Purpose, incarnation uint64
 	if err != nil {
 		return nil, nil, err
 	}
+	stepped(ctx)
 	deadline, _ := ctx.Deadline()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	session, err := mux.ClientHandshake(conn, deadline, n.local(), purpose, incarnation)

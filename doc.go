@@ -118,7 +118,8 @@
 // A Set or Delete may take up to 3 seconds after an owner fell silent, never
 // after it refused a connection. With one link cut a replica may answer older.
 // An owner that says nothing for 250 ms is taken for silent, on a machine that
-// is out of breath too.
+// is out of breath too; members should be less than 100 ms apart, there and
+// back.
 //
 // # Other packages
 //

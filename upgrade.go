@@ -37,12 +37,13 @@ func (c *Config) dialUpgraded(ctx context.Context, addr string) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
+	stepped(ctx)
 	if c.TLS != nil {
 		conn = tls.Client(conn, c.clientTLS(addr))
 	}
 	// Ends whatever the connection is doing when ctx ends.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	upgraded, err := c.upgrade(conn, addr)
+	upgraded, err := c.upgrade(ctx, conn, addr)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -66,11 +67,12 @@ func (c *Config) clientTLS(addr string) *tls.Config {
 	return t
 }
 
-func (c *Config) upgrade(conn net.Conn, addr string) (net.Conn, error) {
+func (c *Config) upgrade(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
 	if t, ok := conn.(*tls.Conn); ok {
 		if err := t.Handshake(); err != nil {
 			return nil, explainNoAnswer(err)
 		}
+		stepped(ctx)
 	}
 	request := "GET " + c.Path + connectPath + " HTTP/1.1\r\nHost: " + addr +
 		"\r\nConnection: Upgrade\r\nUpgrade: " + upgradeToken + "\r\n\r\n"

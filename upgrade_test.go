@@ -27,7 +27,7 @@ func TestUpgradeKeepsWhatFollows(t *testing.T) {
 	c, err := Config{Path: "/a/b/"}.complete()
 	require.NoError(t, err)
 	conn := &scripted{says: bytes.NewReader([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: PeerCache/1\r\n\r\nhello"))}
-	upgraded, err := c.upgrade(conn, "a:1")
+	upgraded, err := c.upgrade(t.Context(), conn, "a:1")
 	require.NoError(t, err)
 	rest, err := io.ReadAll(upgraded)
 	require.NoError(t, err)
@@ -40,7 +40,7 @@ func TestUpgradeReadsNoEndlessHeader(t *testing.T) {
 	require.NoError(t, err)
 	conn := &scripted{says: bytes.NewReader([]byte("HTTP/1.1 101 x\r\n" + strings.Repeat("A: b\r\n", maxResponseHeader)))}
 	size := conn.says.Len()
-	_, err = c.upgrade(conn, "a:1")
+	_, err = c.upgrade(t.Context(), conn, "a:1")
 	require.ErrorContains(t, err, "its header is longer than 8192 bytes")
 	require.LessOrEqual(t, size-conn.says.Len(), maxResponseHeader)
 }
@@ -59,7 +59,7 @@ func FuzzUpgradeAnswer(f *testing.F) {
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		conn := &scripted{says: bytes.NewReader(answer)}
-		upgraded, err := c.upgrade(conn, "a:1")
+		upgraded, err := c.upgrade(t.Context(), conn, "a:1")
 		require.LessOrEqual(t, len(answer)-conn.says.Len(), maxResponseHeader, "no more is read than a header may have")
 		if err != nil {
 			require.Nil(t, upgraded)

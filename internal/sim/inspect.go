@@ -29,6 +29,12 @@ func (w *World) inspect() {
 			w.violate("memory", "n%d holds %d bytes, at most %d are allowed", m.number, s.Bytes, s.MaxBytes)
 		}
 	}
+	for _, cache := range cacheNames {
+		one, other := keyName(cache, 0), keyName(cache, 1)
+		if node := w.members[0].node; !slices.Equal(node.Owners(cache, one), node.Owners(cache, other)) {
+			w.violate("keys of one shard", "%s and %s of %s have other owners", one, other, cache)
+		}
+	}
 	for _, k := range w.script.keys() {
 		w.compare(ctx, k, probes)
 		for _, m := range w.members {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -174,7 +173,7 @@ func (g *generator) planRivals() {
 		for range calls {
 			think := time.Duration(g.ExpFloat64() * float64(length/calls)).Round(10 * time.Microsecond)
 			kind := []Kind{Get, IfSame, Update, Update}[g.IntN(4)]
-			client = append(client, Call{Think: think, Cache: cacheStore, Keys: []string{fmt.Sprint("k", g.IntN(2))}, Kind: kind})
+			client = append(client, Call{Think: think, Cache: cacheStore, Keys: []string{keyName(cacheStore, g.IntN(2))}, Kind: kind})
 		}
 		s.Clients = append(s.Clients, client)
 	}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/peercache/peercache"
 	"github.com/peercache/peercache/internal/memnet"
 	"github.com/peercache/peercache/internal/mux"
@@ -30,6 +32,18 @@ const (
 	flagTombstone = 1
 	flagNegative  = 2
 )
+
+// shardOf returns the shard of a key.
+func shardOf(cache, key string) uint64 {
+	return mix(xxhash.Sum64String(key)^mix(xxhash.Sum64String(cache))) / (1 << 64 / shards)
+}
+
+// mix is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
 
 // A holding is what one member holds of a key.
 type holding struct {

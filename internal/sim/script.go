@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -102,6 +103,30 @@ const (
 
 // cacheBrief is for values that expire.
 const cacheBrief = "brief"
+
+var cacheNames = []string{cacheStore, cacheMixed, cacheLoads, cacheBrief}
+
+// keyName names a key of a cache by its number. Keys 0 and 1 share a shard: what
+// happens to one of them is told and mended together with the other.
+func keyName(cache string, number int) string {
+	if number == 0 {
+		number = partners()[cache]
+	}
+	return fmt.Sprint("k", number)
+}
+
+// partners are, by cache, the least numbers of keys in the shard of its k1.
+var partners = sync.OnceValue(func() map[string]int {
+	numbers := make(map[string]int)
+	for _, cache := range cacheNames {
+		number := 10 // keys with fewer digits have their own shards
+		for shardOf(cache, fmt.Sprint("k", number)) != shardOf(cache, "k1") {
+			number++
+		}
+		numbers[cache] = number
+	}
+	return numbers
+})
 
 // String returns the script as it is printed: all but what the clients do.
 func (s *Script) String() string {
@@ -213,13 +238,13 @@ func (g *generator) call(think time.Duration) Call {
 	case 6:
 		c.Cache, keys = cacheBrief, 2
 	}
-	c.Keys = []string{fmt.Sprint("k", g.IntN(keys))}
+	c.Keys = []string{keyName(c.Cache, g.IntN(keys))}
 	some := func() []string {
 		all := g.Perm(keys)[:2+g.IntN(keys-1)]
 		slices.Sort(all)
 		var names []string
 		for _, i := range all {
-			names = append(names, fmt.Sprint("k", i))
+			names = append(names, keyName(c.Cache, i))
 		}
 		return names
 	}
@@ -263,7 +288,7 @@ func (g *generator) call(think time.Duration) Call {
 			c.Kind = Clear
 			c.Keys = nil
 			for i := range keys {
-				c.Keys = append(c.Keys, fmt.Sprint("k", i))
+				c.Keys = append(c.Keys, keyName(c.Cache, i))
 			}
 		}
 	}

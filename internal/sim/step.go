@@ -150,7 +150,7 @@ func (w *World) startNode(m *member) (*peercache.Node, map[string]*peercache.Cac
 	if w.bare(m.number) {
 		return node, caches, nil
 	}
-	for _, name := range []string{cacheStore, cacheMixed, cacheLoads, cacheBrief} {
+	for _, name := range cacheNames {
 		var options peercache.Options[string]
 		if name == cacheMixed || name == cacheLoads {
 			options.Load = func(ctx context.Context, key string) (string, error) { return w.load(ctx, m, name, key) }
