@@ -558,8 +558,8 @@ func (c *Cache[V]) Delete(ctx context.Context, keys ...string) error {
 	return keysError(failed)
 }
 
-// Clear removes all keys of the cache, in the whole cluster. Errors are those
-// of Set.
+// Clear removes all keys of the cache, in the whole cluster. What is written
+// while it runs may be removed or not. Errors are those of Set.
 func (c *Cache[V]) Clear(ctx context.Context) error {
 	err := c.n.refuseSole()
 	if err == nil {

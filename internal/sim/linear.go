@@ -19,7 +19,7 @@ func (c *checker) checkLinear() {
 		return
 	}
 	domain := 0
-	var history []porcupine.Operation
+	var history, repeats []porcupine.Operation
 	for _, op := range c.ops {
 		if op.Kind == Load || op.last() {
 			continue
@@ -51,11 +51,20 @@ func (c *checker) checkLinear() {
 			end = math.MaxInt64
 		}
 		history = append(history, porcupine.Operation{ClientId: len(history), Input: op, Call: op.Call.Seq, Output: op, Return: end})
+		if op.Kind == Clear && op.domain() == 0 {
+			// Its node was stopped meanwhile, and asks all owners anew: what was
+			// written while it ran may be removed.
+			repeats = append(repeats, porcupine.Operation{Input: repeat{op}, Call: op.Call.Seq, Return: math.MaxInt64})
+		}
 	}
 	all := slices.Clone(history)
 	history = slices.DeleteFunc(history, func(r porcupine.Operation) bool { return readsBesideWrite(all, r) })
 	if domain == 0 {
 		return
+	}
+	for _, r := range repeats {
+		r.ClientId = len(history)
+		history = append(history, r)
 	}
 	if porcupine.CheckOperationsTimeout(register, history, linearTime) != porcupine.Illegal {
 		return
@@ -90,7 +99,8 @@ func readsBesideWrite(history []porcupine.Operation, r porcupine.Operation) bool
 	})
 }
 
-// A repeat is a Set or Delete that may have taken effect once more, or not.
+// A repeat is a Set, Delete or Clear that may have taken effect once more, or
+// not.
 type repeat struct{ op *Op }
 
 // again adds to a history that each Set and Delete may have taken effect a second time
@@ -98,7 +108,7 @@ type repeat struct{ op *Op }
 func again(history []porcupine.Operation) []porcupine.Operation {
 	more := slices.Clone(history)
 	for _, o := range history {
-		if op := o.Input.(*Op); !op.conditional() && op.writes() {
+		if op, ok := o.Input.(*Op); ok && !op.conditional() && op.writes() {
 			o.Input, o.ClientId = repeat{op}, len(more)
 			more = append(more, o)
 		}
