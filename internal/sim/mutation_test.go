@@ -138,7 +138,7 @@ var table = []mutation{
 		{"reunite.go", "if others && agreed {", "if others = len(v.members) > 1; others && agreed {"},
 		{"discovery.go", " && !d.n.handoff.alone.Load() {", " {"},
 	}},
-	{name: "14 what all who were stopped hold is in doubt", plan: "stop", seeds: 250, edits: []edit{
+	{name: "14 what all who were stopped hold is in doubt", test: []string{".", "TestClearedWhileTwoOwners"}, edits: []edit{
 		{"read.go", "return all && !(away && held && n.doubtful(sp, key, floor))", "return all"},
 	}},
 	{name: "14 a clock that is far off keeps its node out", test: []string{".", "TestClockFarOff"}, edits: []edit{
