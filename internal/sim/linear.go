@@ -52,9 +52,13 @@ func (c *checker) checkLinear() {
 		}
 		history = append(history, porcupine.Operation{ClientId: len(history), Input: op, Call: op.Call.Seq, Output: op, Return: end})
 		if op.Kind == Clear && op.domain() == 0 {
-			// Its node was stopped meanwhile, and asks all owners anew: what was
-			// written while it ran may be removed.
-			repeats = append(repeats, porcupine.Operation{Input: repeat{op}, Call: op.Call.Seq, Return: math.MaxInt64})
+			// Its node was stopped or cut off meanwhile, and asks all owners anew:
+			// what was written while it ran may be removed.
+			more := porcupine.Operation{Input: repeat{op}, Call: op.Call.Seq, Return: op.Return.Seq}
+			if op.Outcome == Unknown {
+				more.Return = end
+			}
+			repeats = append(repeats, more)
 		}
 	}
 	all := slices.Clone(history)
