@@ -225,11 +225,17 @@ func TestJoinerThatMissedAWriteAsksTheOthers(t *testing.T) {
 // now all have it who will own its key.
 func TestAcknowledgedWriteIsWhereItsKeyWillBe(t *testing.T) {
 	joined := 0
-	for wait := time.Duration(0); wait < time.Second; wait += 50 * time.Millisecond {
+	for wait := time.Duration(0); wait < 200*time.Millisecond; wait += 50 * time.Millisecond {
 		synctest.Test(t, func(t *testing.T) {
 			ctx := t.Context()
 			c := peercachetest.NewCluster(t, 2)
-			first := newCache(t, c.Nodes[0], peercache.Options[string]{})
+			node := c.Nodes[0]
+			first := newCache(t, node, peercache.Options[string]{})
+			keys := keysOf(c, 60, 0, 1)
+			values := make(map[string]string)
+			for _, key := range keys {
+				values[key] = "value"
+			}
 			c.Network.DelayAll(20 * time.Millisecond)
 			started := make(chan struct{})
 			go func() {
@@ -237,15 +243,10 @@ func TestAcknowledgedWriteIsWhereItsKeyWillBe(t *testing.T) {
 				c.Start(2)
 			}()
 			time.Sleep(wait)
-			keys := keysOf(c, 60, 0, 1)
-			values := make(map[string]string)
-			for _, key := range keys {
-				values[key] = "value"
-			}
 			c.Network.Delay(c.Host(0), c.Host(1), 200*time.Millisecond)
-			before := len(c.Nodes[0].Members())
+			before := len(node.Members())
 			require.NoError(t, first.SetMany(ctx, values))
-			after := len(c.Nodes[0].Members())
+			after := len(node.Members())
 			<-started
 			held := make(map[string]bool)
 			for _, key := range keys {
@@ -258,7 +259,7 @@ func TestAcknowledgedWriteIsWhereItsKeyWillBe(t *testing.T) {
 			}
 			joined++
 			for _, key := range keys {
-				if owners := c.Nodes[0].Owners("things", key); slices.ContainsFunc(owners, func(m peercache.Member) bool { return m.Name == c.Nodes[2].Self().Name }) {
+				if slices.Contains(ownersOf(c, key), 2) {
 					require.True(t, held[key], "%s, %v after the start", key, wait)
 				}
 			}

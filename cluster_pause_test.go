@@ -149,7 +149,11 @@ func TestNodeFrozenAgainAndAgain(t *testing.T) {
 // Of three owners two are stopped while all is cleared: both have what was
 // there, and it is still gone.
 func TestClearedWhileTwoOwnersOfThreeAreFrozen(t *testing.T) {
-	for range 5 { // who is asked first is for the scheduler to say
+	rounds := 5 // who is asked first is for the scheduler to say
+	if testing.Short() {
+		rounds = 1
+	}
+	for range rounds {
 		synctest.Test(t, func(t *testing.T) {
 			ctx := t.Context()
 			c := peercachetest.NewCluster(t, 5, func(_ int, cfg *peercache.Config) { cfg.Copies = 3 })
