@@ -88,7 +88,10 @@ func (n *Node) dialCalls(ctx context.Context, purpose mux.Purpose, incarnation u
 // dialGossip makes a connection for gossip's packets to a member. The member
 // uses one of its own to answer.
 func (n *Node) dialGossip(ctx context.Context, incarnation uint64, addr string) (*mux.Conn, error) {
-	options := mux.Options{Heard: n.pauses.guard()}
+	options := mux.Options{
+		Heard:        n.pauses.guard(),
+		PacketDigest: func() uint64 { return n.view.Load().digest },
+	}
 	conn, _, err := n.dial(ctx, mux.PurposeGossip, incarnation, addr)
 	if err != nil {
 		return nil, err

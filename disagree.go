@@ -11,19 +11,20 @@ import (
 // Members that see different tables agree within moments, when gossip has
 // reached both. It may miss one of them, and the next full exchange of gossip be
 // seconds away: so long would a member answer for keys that others own, whose
-// writes it is not sent any more.
+// writes it is not sent any more. So requests and the packets of gossip say by
+// which tables they were sent.
 
 const (
-	disagreeTime = time.Second // how long requests may tell of other tables than ours
+	disagreeTime = time.Second // how long another member may see other tables than ours
 	agreeTime    = 5 * time.Second
 )
 
-// disagreements are the members whose requests tell of other tables. The zero
+// disagreements are the members that see other tables. The zero
 // value is ready. It may be used concurrently.
 type disagreements struct {
 	mu     sync.Mutex
 	serial uint64                   // guarded by mu; of the view that since is about
-	since  map[uint64]time.Duration // guarded by mu; by incarnation: when a member's request first did, or was last acted on
+	since  map[uint64]time.Duration // guarded by mu; by incarnation: when a member first did, or was last acted on
 }
 
 // due notes that a member disagrees with a view, and reports whether it has for
@@ -42,7 +43,7 @@ func (d *disagreements) due(v *view, member uint64, now time.Duration) bool {
 	return known
 }
 
-// compareTables looks at the tables that a peer's request was sent by. With one
+// compareTables looks at the tables that a peer's request or packet was sent by. With one
 // that disagrees for long it exchanges what both know of all members.
 func (n *Node) compareTables(from mux.Identity, digest uint64) {
 	v := n.view.Load()

@@ -143,11 +143,11 @@ func (h *handoff) settle(ctx context.Context, sp *space, key string, shard int) 
 // whether there is something to drop. It is called before the view is swapped
 // in, so that nobody takes a shard for filled that was not.
 func (h *handoff) follow(before, after *view) (lost bool) {
-	if before == nil || len(after.current.members) == 0 {
-		return false // a joiner that has not seen the others yet owns nothing
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if before == nil || len(after.current.members) == 0 && h.serial == 0 {
+		return false // a joiner that has not seen the others yet owns nothing
+	}
 	met := metActive(before, after, h.n.incarnation)
 	after.meet(before, met, h.n.clock.Elapsed())
 	if len(met) > 0 {

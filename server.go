@@ -280,8 +280,9 @@ func (in *inbound) putToUse(c *inboundConn) error {
 			}
 			from := gossip.Peer{Name: gossipName(c.peer.Incarnation), Addr: c.peer.Addr}
 			var age packetAge
-			options.Packet = func(dated []byte) {
+			options.Packet = func(dated []byte, digest uint64) {
 				if packet, ok := age.fresh(n.clock.Elapsed(), dated); ok {
+					n.compareTables(c.peer, digest)
 					g.Packet(from, packet)
 				}
 			}

@@ -328,7 +328,7 @@ func TestPanicBecomesAnAnswer(t *testing.T) {
 	}
 	t.Run("others", func(t *testing.T) {
 		c, s := pair(t, Options{}, Options{
-			Packet: func([]byte) { panic("packet") },
+			Packet: func([]byte, uint64) { panic("packet") },
 			Closed: func(error) { panic("closed") },
 		})
 		require.True(t, c.Send(nil))

@@ -216,6 +216,10 @@ func (c *Conn) Stats() Stats {
 // was dropped, because too many wait, it is larger than MaxWhole, or the
 // connection has ended. True promises nothing. The packet is copied.
 func (c *Conn) Send(packet []byte) bool {
+	h := wire.Header{Kind: wire.KindPacket}
+	if c.opts.PacketDigest != nil {
+		h.Fields.Digest = c.opts.PacketDigest()
+	}
 	c.mu.Lock()
 	if c.err != nil || len(packet) > MaxWhole || c.out.packets >= c.opts.MaxPackets ||
 		len(c.out.buf)+len(packet) > c.opts.MaxQueue {
@@ -224,7 +228,7 @@ func (c *Conn) Send(packet []byte) bool {
 		return false
 	}
 	c.out.packets++
-	c.out.frame(&wire.Header{Kind: wire.KindPacket}, packet, nil)
+	c.out.frame(&h, packet, nil)
 	c.kickLocked()
 	c.mu.Unlock()
 	return true

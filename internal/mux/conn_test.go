@@ -60,7 +60,7 @@ func TestAbortFromAnywhere(t *testing.T) {
 		"serve":  {Serve: func(context.Context, Request, func(Reply) bool) Reply { abort(); return Reply{} }},
 		"fast":   {Fast: func(*Request) (Reply, bool) { abort(); return Reply{}, true }},
 		"heard":  {Heard: func() error { abort(); return nil }},
-		"packet": {Packet: func([]byte) { abort() }},
+		"packet": {Packet: func([]byte, uint64) { abort() }},
 		"error":  {Heard: func() error { return why }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -103,7 +103,7 @@ func TestNothingIsHandledAfterAbort(t *testing.T) {
 	handled := 0
 	var c *Conn
 	ready := make(chan struct{})
-	c, r := withRogue(t, Options{Packet: func([]byte) { <-ready; handled++; c.Abort(nil) }})
+	c, r := withRogue(t, Options{Packet: func([]byte, uint64) { <-ready; handled++; c.Abort(nil) }})
 	close(ready)
 	h := wire.Header{Kind: wire.KindPacket}
 	two := wire.AppendFrame(wire.AppendFrame(nil, &h, nil, nil), &h, nil, nil)
@@ -148,7 +148,11 @@ func TestNothingIsServedAfterAbort(t *testing.T) {
 func TestPackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
-		c, _ := pair(t, Options{}, Options{Packet: func(p []byte) { got = append(got, string(p)) }})
+		var digests []uint64
+		digest := uint64(0)
+		c, _ := pair(t, Options{PacketDigest: func() uint64 { digest++; return digest }}, Options{
+			Packet: func(p []byte, d uint64) { got, digests = append(got, string(p)), append(digests, d) },
+		})
 		for _, p := range []string{"one", "", "three"} {
 			b := []byte(p)
 			require.True(t, c.Send(b))
@@ -156,6 +160,7 @@ func TestPackets(t *testing.T) {
 		}
 		synctest.Wait()
 		require.Equal(t, []string{"one", "", "three"}, got)
+		require.Equal(t, []uint64{1, 2, 3}, digests)
 		require.False(t, c.Send(make([]byte, MaxWhole+1)))
 		require.Equal(t, int64(1), c.Stats().PacketsDropped)
 	})

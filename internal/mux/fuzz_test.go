@@ -48,7 +48,7 @@ func FuzzConn(f *testing.F) {
 		opts := Options{
 			MaxFrame: 4 * minPiece, MaxBody: 8 * minPiece, MaxInFlight: 8, MaxQueue: 16 << 10, Serve: echo,
 			Fast:   func(req *Request) (Reply, bool) { return Reply{Body: req.Body}, req.Op%2 == 1 },
-			Packet: func([]byte) {},
+			Packet: func([]byte, uint64) {},
 		}
 		c := New(cn, opts)
 		var wg sync.WaitGroup

@@ -189,7 +189,7 @@ func (c *Conn) handle(f *wire.Frame, bad error) error {
 		c.onCancel(f)
 	case wire.KindPacket:
 		if c.opts.Packet != nil {
-			return c.guard(func() { c.opts.Packet(f.Body) })
+			return c.guard(func() { c.opts.Packet(f.Body, f.Fields.Digest) })
 		}
 	case wire.KindGoaway:
 		c.onGoaway(f)

@@ -61,8 +61,12 @@ type Options struct {
 	// built in req.Scratch. It is not asked about bodies that came in chunks.
 	Fast func(req *Request) (Reply, bool)
 	// Packet takes a one-way datagram, on the reading goroutine: it must not
-	// block. The packet is valid until Packet returns.
-	Packet func(packet []byte)
+	// block. The packet is valid until Packet returns; digest is what the
+	// other side's PacketDigest returned, or zero.
+	Packet func(packet []byte, digest uint64)
+	// PacketDigest returns the digest of this side's table, which is sent with
+	// each packet. It must not block. Nil: none is sent.
+	PacketDigest func() uint64
 	// Heard is called after bytes came from the socket and before what is in
 	// them is handled, on the reading goroutine. An error breaks the connection.
 	Heard func() error
