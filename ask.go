@@ -315,13 +315,9 @@ func (n *Node) askThese(ctx context.Context, sp *space, key string, mode uint8, 
 			q.doubt(ctx)
 		case <-quiet.C:
 			last := q.members[q.next-1].Member
-			if r := n.peers.find(last.Incarnation); r != nil {
-				// 1. A node sees another one, far away, for the first time. 2. It asks
-				// for a key, and has to connect before, which takes several round trips.
-				if rest := silence - r.calls.sinceStep(); rest > 0 {
-					quiet.Reset(rest)
-					continue
-				}
+			if rest := n.peers.silenceLeft(last); rest > 0 {
+				quiet.Reset(rest)
+				continue
 			}
 			n.peers.suspect(last)
 			if q.next == len(q.members) {
@@ -669,17 +665,31 @@ func (n *Node) loadLent(life, question context.Context, sp *space, key string, b
 
 // A silenceTimer ends a request to a member that says nothing at all.
 type silenceTimer struct {
+	peers *peers
+	asked Member
+	end   func()
 	timer *time.Timer
 	fired atomic.Bool
 }
 
-func newSilence(end func()) *silenceTimer {
-	s := new(silenceTimer)
+func (p *peers) newSilence(asked Member, end func()) *silenceTimer {
+	s := &silenceTimer{peers: p, asked: asked, end: end}
+	set := make(chan struct{})
 	s.timer = time.AfterFunc(silence, func() {
-		s.fired.Store(true)
-		end()
+		<-set
+		s.ring()
 	})
+	close(set)
 	return s
+}
+
+func (s *silenceTimer) ring() {
+	if rest := s.peers.silenceLeft(s.asked); rest > 0 {
+		s.timer.Reset(rest)
+		return
+	}
+	s.fired.Store(true)
+	s.end()
 }
 
 func (s *silenceTimer) stop()        { s.timer.Stop() }

@@ -260,7 +260,7 @@ func (n *Node) askManyOnce(ctx context.Context, sp *space, owner Member, keys []
 	// The owner says at once if it has to load; only silence ends the wait.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	quiet := newSilence(cancel)
+	quiet := n.peers.newSilence(owner, cancel)
 	defer quiet.stop()
 	reply, err := n.peers.call(ctx, owner, mux.Request{Op: opGetMany, Body: b}, func(mux.Reply) { quiet.stop() })
 	if err != nil || reply.Code != replyOK {

@@ -52,21 +52,40 @@ func TestLateHedgeDoesNotEndThePatienceWithALoad(t *testing.T) {
 // may be silent, and yet none of them is.
 func TestOwnersFarAwayAreNotSilentWhileOneConnects(t *testing.T) {
 	for _, delay := range []time.Duration{20, 40, 60, 80} {
-		synctest.Test(t, func(t *testing.T) {
-			src := new(source)
-			c := peercachetest.NewCluster(t, 3)
-			all := caches(t, c, peercache.Options[string]{Load: src.load})
-			key := keyOf(c, 0, 1)
-			require.NoError(t, all[0].Set(t.Context(), key, "stored"))
-			c.Network.DelayAll(delay * time.Millisecond)
-			for i := range 2 {
-				c.Network.Reset(c.Host(i), c.Host(2))
-			}
-			time.Sleep(delay * time.Millisecond)
-			v, err := all[2].Get(t.Context(), key)
-			require.NoError(t, err)
-			require.Equal(t, "stored", v, "%d ms away", delay)
-			require.Zero(t, src.calls.Load())
-		})
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d ms away, TLS %v", delay, secure), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { requireNotSilent(t, delay*time.Millisecond, secure) })
+			})
+		}
 	}
+}
+
+func requireNotSilent(t *testing.T, delay time.Duration, secure bool) {
+	src, ca := new(source), newAuthority(t)
+	c := peercachetest.NewCluster(t, 3, func(_ int, cfg *peercache.Config) {
+		if secure {
+			cfg.TLS = ca.oneWay(t, hostOf(t, cfg))
+		}
+	})
+	all := caches(t, c, peercache.Options[string]{Load: src.load})
+	key := keyOf(c, 0, 1)
+	require.NoError(t, all[0].Set(t.Context(), key, "stored"))
+	c.Network.DelayAll(delay)
+	for _, get := range []func() (string, error){
+		func() (string, error) { return all[2].Get(t.Context(), key) },
+		func() (string, error) {
+			values, err := all[2].GetMany(t.Context(), []string{key})
+			return values[key], err
+		},
+	} {
+		for i := range 2 {
+			c.Network.Reset(c.Host(i), c.Host(2))
+		}
+		time.Sleep(delay)
+		v, err := get()
+		require.NoError(t, err)
+		require.Equal(t, "stored", v)
+	}
+	require.Zero(t, src.calls.Load())
+	require.Zero(t, all[2].Stats().PeerErrors, "no owner was given up")
 }

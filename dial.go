@@ -36,9 +36,11 @@ func (n *Node) dial(ctx context.Context, purpose mux.Purpose, incarnation uint64
 		return nil, nil, err
 	}
 	stepped(ctx)
+	local := n.local()
+	local.Heard = func() { stepped(ctx) }
 	deadline, _ := ctx.Deadline()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	session, err := mux.ClientHandshake(conn, deadline, n.local(), purpose, incarnation)
+	session, err := mux.ClientHandshake(conn, deadline, local, purpose, incarnation)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}

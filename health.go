@@ -157,6 +157,19 @@ func (p *peers) rank(m Member) int {
 	return 0
 }
 
+// silenceLeft returns how much longer a member that owes an answer may say
+// nothing though it has said nothing for as long as one may be silent.
+//
+//  1. A node sees another one, far away, for the first time. 2. It asks for a
+//     key, and has to connect before, which takes several round trips.
+func (p *peers) silenceLeft(m Member) time.Duration {
+	r := p.find(m.Incarnation)
+	if r == nil {
+		return 0
+	}
+	return silence - r.calls.sinceStep()
+}
+
 // suspect takes a silent member out of the request path, until it answers a
 // ping. One from which something else came meanwhile only takes its time.
 func (p *peers) suspect(m Member) {

@@ -111,6 +111,13 @@ func (h *handshakes) all() []tls.ConnectionState {
 	return h.states
 }
 
+// hostOf returns the host that a node of a cluster in memory listens on.
+func hostOf(t testing.TB, cfg *peercache.Config) string {
+	host, _, err := net.SplitHostPort(cfg.Listener.Addr().String())
+	require.NoError(t, err)
+	return host
+}
+
 func TestClusterOverTLS(t *testing.T) {
 	for _, c := range []struct {
 		is     string
@@ -124,10 +131,8 @@ func TestClusterOverTLS(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ca := newAuthority(t)
 				var seen handshakes
-				cluster := peercachetest.NewCluster(t, 3, func(i int, cfg *peercache.Config) {
-					host, _, err := net.SplitHostPort(cfg.Listener.Addr().String())
-					require.NoError(t, err)
-					cfg.TLS = seen.watch(c.config(ca, t, host))
+				cluster := peercachetest.NewCluster(t, 3, func(_ int, cfg *peercache.Config) {
+					cfg.TLS = seen.watch(c.config(ca, t, hostOf(t, cfg)))
 					cfg.TLS.NextProtos = []string{"h2", "http/1.1"} // HTTP/2 cannot be upgraded
 				})
 				require.NotEmpty(t, seen.all())

@@ -27,6 +27,9 @@ type Local struct {
 	AcceptSecrets []string
 	// Now is the wall clock. Default: time.Now.
 	Now func() time.Time
+	// Heard is called on the dialing side when the other one has answered and
+	// the handshake goes on. May be nil.
+	Heard func()
 }
 
 // Session is what a handshake brought about.
@@ -222,6 +225,9 @@ func (s *side) client(purpose Purpose, expect uint64) (*Session, *HandshakeError
 		return nil, err
 	}
 	came := s.local.Now()
+	if s.local.Heard != nil {
+		s.local.Heard()
+	}
 	var theirs hello
 	known, bad := theirs.parse(serverHello, func(low, high uint16) bool { return low == high && s.common(low, high) != 0 })
 	if bad != nil {
