@@ -18,4 +18,9 @@
 //
 // [Network] has the faults: cut links in one direction or both, delays,
 // stalls, resets, and nodes that stop together with their clocks.
+//
+// Run such tests under the race detector with -cpu 1. The timers of a bubble
+// share one context of the detector, up to Go 1.26 at least, which goroutines on
+// several processors corrupt: after some minutes the process may die with a
+// SIGSEGV in the detector itself. It finds the same races with one processor.
 package peercachetest
