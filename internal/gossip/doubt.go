@@ -3,6 +3,7 @@ package gossip
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"time"
 )
 
 // doubt makes a suspicion of the message that a member is dead, if that cannot
@@ -24,6 +25,32 @@ func (g *Gossip) doubt(m *message) bool {
 	}
 	m.kind = kindSuspect
 	m.raw[0] = kindSuspect
+	return true
+}
+
+// An objection is what memberlist has said to the latest accusation of this
+// member: by gossip, which may lose it. Its queue takes two messages of the same
+// length for one when they have the same number, and numbers begin anew
+// whenever the queue is empty for a moment. Who still accuses this member of
+// the same is to be told again.
+type objection struct {
+	inc uint64    // that it was accused with
+	at  time.Time // when it objected last; zero: never
+}
+
+// unheard notes a message about this member. It reports whether that is an
+// accusation by somebody whom the objection should have reached by now.
+func (o *objection) unheard(m message, now time.Time, p pace) bool {
+	switch {
+	case m.kind != kindSuspect && m.kind != kindDead || m.left:
+		return false
+	case o.at.IsZero() || m.inc > o.inc:
+		o.inc, o.at = m.inc, now
+		return false
+	case now.Sub(o.at) < p.interval*3/4:
+		return false
+	}
+	o.at = now
 	return true
 }
 

@@ -303,16 +303,18 @@ func (g *Gossip) Packet(from Peer, b []byte) {
 
 // receive checks packets and hands them to memberlist.
 func (g *Gossip) receive() {
+	var objection objection
 	for {
 		select {
 		case <-g.ctx.Done():
 			return
 		case p := <-g.inbox:
-			relay, doubted := false, false
+			relay, doubted, unheard := false, false, false
 			if check(p.b, func(m message) {
 				relay = relay || m.kind == kindIndirectPing
 				doubted = g.doubt(&m) || doubted
 				g.table.learn(m)
+				unheard = string(m.node) == g.cfg.Name && objection.unheard(m, p.at, g.pace) || unheard
 			}) != nil {
 				g.refused.Add(1)
 				continue
@@ -331,6 +333,9 @@ func (g *Gossip) receive() {
 			case g.transport.packets <- &memberlist.Packet{
 				Buf: p.b, From: p.from.logAddr(), Timestamp: p.at,
 			}:
+			}
+			if unheard {
+				_ = g.Update() // announces this member with a greater incarnation
 			}
 		}
 	}

@@ -283,7 +283,11 @@ func (p *peer) Open(ctx context.Context, to Peer) (net.Conn, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	time.Sleep(latency())
+	select {
+	case <-time.After(latency()):
+	case <-ctx.Done(): // Close waits for nothing
+		return nil, ctx.Err()
+	}
 	a, b := net.Pipe()
 	target.Stream(b)
 	return a, nil
