@@ -674,7 +674,7 @@ type silenceTimer struct {
 
 func (p *peers) newSilence(asked Member, end func()) *silenceTimer {
 	s := &silenceTimer{peers: p, asked: asked, end: end}
-	set := make(chan struct{})
+	set := make(chan struct{}) // closed when there is a timer to be set again
 	s.timer = time.AfterFunc(silence, func() {
 		<-set
 		s.ring()
