@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -668,29 +667,44 @@ type silenceTimer struct {
 	peers *peers
 	asked Member
 	end   func()
-	timer *time.Timer
-	fired atomic.Bool
+
+	mu      sync.Mutex
+	timer   *time.Timer // guarded by mu, as are the others
+	stopped bool
+	fired   bool
 }
 
 func (p *peers) newSilence(asked Member, end func()) *silenceTimer {
 	s := &silenceTimer{peers: p, asked: asked, end: end}
-	set := make(chan struct{}) // closed when there is a timer to be set again
-	s.timer = time.AfterFunc(silence, func() {
-		<-set
-		s.ring()
-	})
-	close(set)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timer = time.AfterFunc(silence, s.ring)
 	return s
 }
 
 func (s *silenceTimer) ring() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return // the member has said something just now
+	}
 	if rest := s.peers.silenceLeft(s.asked); rest > 0 {
 		s.timer.Reset(rest)
 		return
 	}
-	s.fired.Store(true)
+	s.fired = true
 	s.end()
 }
 
-func (s *silenceTimer) stop()        { s.timer.Stop() }
-func (s *silenceTimer) struck() bool { return s.fired.Load() }
+func (s *silenceTimer) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	s.timer.Stop()
+}
+
+func (s *silenceTimer) struck() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fired
+}
