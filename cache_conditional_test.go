@@ -239,7 +239,7 @@ func TestConditionalWriteWithASilentOwner(t *testing.T) {
 				before := c.Nodes[0].Holds("things", key)
 				e, _, err := all[from].LookupEntry(t.Context(), key)
 				require.NoError(t, err)
-				c.Network.CutOneWay(c.Host(1), c.Host(0))
+				silence(c, 1, 0, 2)
 				ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
 				defer cancel()
 				err = all[from].Set(ctx, key, "after", peercache.IfVersion(e.Version))

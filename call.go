@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -116,6 +117,34 @@ func (p *peers) call(ctx context.Context, m Member, req mux.Request, told func(m
 		return mux.Reply{}, &mux.CallError{Err: err}
 	}
 	defer p.leave(r)
+	if reply, err, ok := p.callRouted(ctx, r, &req, told); ok {
+		return reply, err
+	}
+	if watched(req.Op) {
+		defer p.watchLink(m)()
+	}
+	reply, err := p.callDirect(ctx, r, req, told)
+	if errors.Is(err, syscall.ECONNREFUSED) && p.reachRefused(ctx, m, r) {
+		if reply, err, ok := p.callRouted(ctx, r, &req, told); ok {
+			return reply, err
+		}
+	}
+	return reply, err
+}
+
+// watched reports whether the link to a member is checked while a request takes
+// long. Reads look for another owner instead, and some are meant to take long.
+func watched(op uint8) bool {
+	switch op {
+	case opView, opPing, opGet, opGetMany, opSettled:
+		return false
+	default:
+		return true
+	}
+}
+
+// callDirect is call over the link to the member, whatever its route.
+func (p *peers) callDirect(ctx context.Context, r *peer, req mux.Request, told func(mux.Reply)) (mux.Reply, error) {
 	way := &r.calls
 	if req.Op == opSync || len(req.Body)+len(req.Tail) > mux.MaxWhole {
 		way = &r.bulk

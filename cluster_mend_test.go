@@ -171,11 +171,12 @@ func TestStandInThatHadOwnedTheShard(t *testing.T) {
 		time.Sleep(time.Second)
 		key := keysOf(c, 1, 1, 2)[0]
 		require.NoError(t, all[1].Set(t.Context(), key, "before"))
-		c.Network.Cut(c.Host(1), c.Host(2))
+		silence(c, 2, 0, 1)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.ErrorIs(t, all[1].Set(ctx, key, "value"), peercache.ErrPartialWrite)
 		c.Kill(1)
+		c.Network.HealAll()
 		c.WaitAgreeAmong(c.Nodes[0], c.Nodes[2])
 		time.Sleep(2 * time.Second)
 		for _, i := range []int{0, 2} {

@@ -148,6 +148,9 @@ func (p *peers) rank(m Member) int {
 	if err != nil {
 		return 2
 	}
+	if r.route.through.Load() != nil {
+		return 0
+	}
 	if r.calls.failing() {
 		return 2
 	}
@@ -180,6 +183,7 @@ func (p *peers) suspect(m Member) {
 	if conn, _ := r.calls.state(); conn != nil && conn.SinceHeard() < silence/2 {
 		return
 	}
+	p.checkLink(m)
 	r.health.mu.Lock()
 	defer r.health.mu.Unlock()
 	if r.health.pinging {

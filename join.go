@@ -134,6 +134,7 @@ func (n *Node) announce() error {
 		Now:        n.clock.Now,
 		Running:    n.clock.Running,
 		Offset:     n.compareClock,
+		Suspected:  n.peers.suspected,
 		SinceHeard: n.peers.sinceHeard,
 		Logger:     n.log,
 	})

@@ -44,6 +44,7 @@ type peer struct {
 	bulk        connector // what is large, so that it holds up no calls
 	gossip      connector
 	health      health
+	route       route
 	gate        gate          // requests under way to it
 	used        time.Duration // guarded by peers.mu; when somebody wanted it last
 }
@@ -215,6 +216,10 @@ func (p *peers) Send(to gossip.Peer, packet []byte) error {
 	if err != nil {
 		return err
 	}
+	if through := r.route.through.Load(); through != nil {
+		p.sendThrough(r, through, packet)
+		return nil
+	}
 	if err := r.gossip.send(datePacket(p.n.clock.Elapsed(), packet)); isGone(err) {
 		return err
 	}
@@ -266,9 +271,14 @@ func isSelf(err error) bool {
 func (p *peers) sinceHeard(name string) time.Duration {
 	if incarnation, err := parseIncarnation(name); err == nil {
 		if r := p.find(incarnation); r != nil {
+			since := time.Duration(math.MaxInt64)
 			if conn := r.calls.live.Load(); conn != nil {
-				return conn.SinceHeard()
+				since = conn.SinceHeard()
 			}
+			if heard := r.route.heard.Load(); heard != 0 {
+				since = min(since, p.n.clock.Elapsed()-time.Duration(heard))
+			}
+			return since
 		}
 	}
 	return math.MaxInt64

@@ -27,6 +27,8 @@ const (
 	opSettled = 12 // nothing: answered when the asker, who is leaving, is needed no more
 	opCompare = 13 // how far the asker is with shards that both hold
 	opHot     = 14 // keys that were read where reads go
+	opForward = 15 // a request for another member, whom its sender does not reach
+	opPacket  = 16 // a packet of gossip, where it does not go directly
 )
 
 // Codes of replies. The numbers are fixed for ever.
@@ -40,6 +42,7 @@ const (
 	replyError       = 6 // an error follows
 	replyNotOwner    = 7 // the owners in the answering node's tables follow
 	replyBulk        = 8 // the answer is large: the asker shall ask over a connection for bulk
+	replyUnreached   = 9 // to opForward: the member that the request is for was not reached; why follows
 )
 
 // Codes of interim replies.
@@ -49,7 +52,7 @@ const (
 )
 
 func replyText(code uint8) string {
-	names := [...]string{"ok", "nothing new", "request malformed", "operation not supported", "absent", "entry", "error", "not an owner", "too large for this connection"}
+	names := [...]string{"ok", "nothing new", "request malformed", "operation not supported", "absent", "entry", "error", "not an owner", "too large for this connection", "member not reached"}
 	if int(code) < len(names) {
 		return names[code]
 	}
@@ -97,6 +100,10 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 		reply = n.serveCompare(from, req)
 	case opHot:
 		reply = n.serveHot(req)
+	case opForward:
+		return n.serveForward(ctx, req, progress) // signed by the member that the request is for
+	case opPacket:
+		reply = n.servePacket(from, req)
 	default:
 		return mux.Reply{Code: replyUnsupported}
 	}

@@ -44,6 +44,7 @@ type Stats struct {
 type PeerStats struct {
 	Member
 	Connected      bool          // there is a connection for calls to it
+	Through        string        // the member that requests to it go through while the link to it is cut; empty: they go directly
 	Err            error         // why the last attempt to connect failed; nil: it did not
 	LastHeard      time.Time     // when anything last came from it over the present connections, its own included; zero: there are none
 	ClockOffset    time.Duration // how far its wall clock is ahead of this node's; 0 also when not known
@@ -131,6 +132,9 @@ func (p *peers) stats(m Member) PeerStats {
 	}
 	conn, _ := r.calls.state()
 	s.Connected = conn != nil
+	if through := r.route.through.Load(); through != nil {
+		s.Through = through.String()
+	}
 	s.Requests = int(r.gate.inside() + r.gate.wait.Load())
 	s.Latency = time.Duration(r.health.latency.Load())
 	s.Patience = r.health.patience()

@@ -104,6 +104,10 @@ type Config struct {
 	// than by gossip. Who is heard from is not dead, whatever others say. May be
 	// nil.
 	SinceHeard func(name string) time.Duration
+	// Suspected tells that this member did not get an answer from a live one,
+	// which may soon be dead. It is called again each Interval while that is so.
+	// May be nil.
+	Suspected func(name string)
 	// Logger gets what memberlist has to say; nil: silence.
 	Logger *slog.Logger
 }
@@ -128,6 +132,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Running == nil {
 		c.Running = func(context.Context) bool { return true }
+	}
+	if c.Suspected == nil {
+		c.Suspected = func(string) {}
 	}
 	if c.SinceHeard == nil {
 		c.SinceHeard = func(string) time.Duration { return math.MaxInt64 }

@@ -23,9 +23,17 @@ func (g *Gossip) accuse() {
 			return
 		case <-tick.C:
 			for name, accusation := range g.table.suspects() {
+				g.suspected(name)
 				g.send(name, accusation)
 			}
 		}
+	}
+}
+
+func (g *Gossip) suspected(name string) {
+	if g.calls.enter() {
+		defer g.calls.leave()
+		g.cfg.Suspected(name)
 	}
 }
 

@@ -98,7 +98,7 @@ func (h *Host) dial(ctx context.Context, host string, port int) (net.Conn, error
 			handshake = -1
 		case now < handshake:
 			wake = min(handshake, giveUp)
-		case l == nil || target.refuses:
+		case l == nil || target.refuses || nw.resetsLocked(h.name, host):
 			err = syscall.ECONNREFUSED
 		case len(l.waiting) >= backlog:
 		default:

@@ -113,6 +113,25 @@ func (nw *Network) Reset(a, b string) {
 	}
 }
 
+// Resets makes the link between two hosts answer with resets, as a firewall does that rejects, or, with false, no more: all
+// connections between them break at once, as with [Network.Reset], and dials in either direction are refused with ECONNREFUSED
+// although the other host listens.
+func (nw *Network) Resets(a, b string, resets bool) {
+	if resets {
+		nw.Reset(a, b)
+	}
+	nw.mu.Lock()
+	defer nw.mu.Unlock()
+	nw.linkLocked(hostName(a), hostName(b)).resets = resets
+	nw.linkLocked(hostName(b), hostName(a)).resets = resets
+	nw.changedLocked()
+}
+
+func (nw *Network) resetsLocked(from, to string) bool {
+	l := nw.links[linkKey{from, to}]
+	return l != nil && l.resets
+}
+
 // Refuse makes a host refuse all dials with ECONNREFUSED although it listens, or, with false, accept them again.
 // Connections that exist are not touched.
 func (nw *Network) Refuse(host string, refuse bool) {

@@ -1,6 +1,7 @@
 package memnet_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"sync"
@@ -288,5 +289,24 @@ func TestJitterKeepsTheOrderWithinAConnection(t *testing.T) {
 		}
 		require.Greater(t, overtaken, count/4)
 		require.Less(t, overtaken, 3*count/4)
+	})
+}
+
+// A link that answers with resets breaks what there is and refuses dials, in
+// both directions, and touches nothing else.
+func TestResetsRefusesDialsOfOneLink(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *memnet.Network) {
+		a, b := connect(t, nw)
+		listener, err := nw.Listen(addrB)
+		require.NoError(t, err)
+		defer listener.Close()
+		nw.Resets(hostB, hostA, true)
+		wantReadError(t, a, syscall.ECONNRESET)
+		wantReadError(t, b, syscall.ECONNRESET)
+		_, err = nw.Host(hostA).DialContext(context.Background(), "tcp", addrB)
+		wantOpError(t, err, "dial", syscall.ECONNREFUSED)
+		require.NoError(t, dial(t, nw.Host("other"), addrB).Close())
+		nw.Resets(hostA, hostB, false)
+		require.NoError(t, dial(t, nw.Host(hostA), addrB).Close())
 	})
 }

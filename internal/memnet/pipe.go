@@ -7,6 +7,7 @@ import (
 // link is one direction between two hosts, with its faults. Network.mu guards it.
 type link struct {
 	cut    bool
+	resets bool
 	delay  time.Duration
 	jitter time.Duration
 	bytes  int64              // written to pipes of this link, ever
