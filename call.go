@@ -117,19 +117,26 @@ func (p *peers) call(ctx context.Context, m Member, req mux.Request, told func(m
 		return mux.Reply{}, &mux.CallError{Err: err}
 	}
 	defer p.leave(r)
-	if reply, err, ok := p.callRouted(ctx, r, &req, told); ok {
-		return reply, err
-	}
 	if watched(req.Op) {
 		defer p.watchLink(m)()
 	}
-	reply, err := p.callDirect(ctx, r, req, told)
-	if errors.Is(err, syscall.ECONNREFUSED) && p.reachRefused(ctx, m, r) {
+	for range routeTries {
 		if reply, err, ok := p.callRouted(ctx, r, &req, told); ok {
 			return reply, err
 		}
+		reply, err := p.callDirect(ctx, r, req, told)
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return reply, err
+		}
+		meaning := p.lookForRefused(ctx, m, r)
+		if meaning == refusedGone {
+			return reply, err
+		}
+		if meaning == refusedHeard {
+			break
+		}
 	}
-	return reply, err
+	return mux.Reply{}, &mux.CallError{Err: fmt.Errorf("%w: %s: %w", ErrUnavailable, m, errHeard)}
 }
 
 // watched reports whether the link to a member is checked while a request takes

@@ -192,6 +192,37 @@ func TestRefusedLinkLosesNothing(t *testing.T) {
 	})
 }
 
+// A member whose host takes no connections, but makes them, is not gone: what is
+// acknowledged while it is in the tables is there as well.
+func TestRefusedMemberThatIsHeardIsNotGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := peercachetest.NewCluster(t, 3)
+		caches := make([]*peercache.Cache[string], 3)
+		for i, n := range c.Nodes {
+			var err error
+			caches[i], err = peercache.New(n, "words", peercache.Options[string]{})
+			require.NoError(t, err)
+		}
+		c.Network.Refuse(c.Host(1), true)
+		c.Network.Reset(c.Host(0), c.Host(1))
+		c.Network.Reset(c.Host(2), c.Host(1))
+		time.Sleep(100 * time.Millisecond) // it makes its own connections anew
+		var wait sync.WaitGroup
+		for k := range 64 {
+			wait.Go(func() {
+				key := fmt.Sprint("key", k)
+				listed := len(c.Nodes[0].Members())
+				took := timed(func() { assert.NoError(t, caches[0].Set(t.Context(), key, "v")) })
+				assert.LessOrEqual(t, took, settled)
+				for _, m := range c.Nodes[0].Owners("words", key) {
+					assert.NotEqual(t, c.Nodes[1].Self().Incarnation, m.Incarnation, "acknowledged without an owner that is there, of %d", listed)
+				}
+			})
+		}
+		wait.Wait()
+	})
+}
+
 // Of two members nobody else can tell which is out of reach: each goes on alone
 // once the other's time is over, and what was written there stands there.
 func TestWritesGoOnWhenTheOnlyLinkIsCut(t *testing.T) {

@@ -25,7 +25,9 @@ import (
 const (
 	maxForwards   = 3                      // members that a request may go through
 	maxAsked      = 32                     // members that are asked whether they reach another one
+	routeTries    = 4                      // ways to a member that one request tries
 	routeTime     = 250 * time.Millisecond // how long they may take to answer
+	linkPatience  = 50 * time.Millisecond  // how long a ping over a link in doubt has before others are asked
 	routeCheck    = 500 * time.Millisecond // how often a link that is cut is tried
 	refusedHolds  = 250 * time.Millisecond // how long nobody else is asked again about a member that refuses
 	packetTimeout = time.Second            // of a packet of gossip that goes through another member
@@ -38,7 +40,8 @@ type route struct {
 
 	mu       sync.Mutex
 	checking bool          // guarded by mu; a goroutine looks after the link
-	refused  time.Duration // guarded by mu; clock.Elapsed when nobody reached the peer last; 0: never
+	refused  time.Duration // guarded by mu; clock.Elapsed when it was found out what a refusal means; 0: never
+	meaning  int           // guarded by mu; what that was
 	asking   chan struct{} // guarded by mu; closed when the question about a refusal has ended; nil: none is
 }
 
@@ -94,7 +97,11 @@ const (
 	unreachedSent                     // it may have
 	unreachedGone                     // that member's process is not there
 	unreachedRefused                  // the member refused it: a code and a text follow
+	unreachedHeard                    // that member is there, but its address refuses connections
 )
+
+// errHeard says that a member cannot be connected to but has a connection open.
+var errHeard = errors.New("it refuses connections, but is there")
 
 // unreachedReply says why a forwarded request was not answered.
 func unreachedReply(err error) mux.Reply {
@@ -102,6 +109,8 @@ func unreachedReply(err error) mux.Reply {
 	var call *mux.CallError
 	var b []byte
 	switch {
+	case errors.Is(err, errHeard):
+		b = wire.AppendByte(b, unreachedHeard)
 	case isGone(err):
 		b = wire.AppendByte(b, unreachedGone)
 	case errors.As(err, &remote):
@@ -138,6 +147,8 @@ func readUnreached(through Member, reply *mux.Reply) error {
 		return &mux.CallError{Err: err}
 	case unreachedGone:
 		return &mux.CallError{Err: fmt.Errorf("%w: %w", err, syscall.ECONNREFUSED)}
+	case unreachedHeard:
+		return &mux.CallError{Err: fmt.Errorf("%w: %w", err, errHeard)}
 	case unreachedRefused:
 		return &mux.RemoteError{Code: wire.ErrorCode(code), Text: text}
 	default:
@@ -252,8 +263,13 @@ func (p *peers) forward(ctx context.Context, m Member, f forward, body []byte, t
 	through := r.route.through.Load()
 	if through == nil {
 		req := mux.Request{Op: opForward, Body: append(f.append(make([]byte, 0, 128+len(body))), body...)}
+		p.checkLink(m)
 		defer p.watchLink(m)()
-		return p.callDirect(ctx, r, req, told)
+		reply, err := p.callDirect(ctx, r, req, told)
+		if isGone(err) && p.n.inbound.hears(m.Incarnation) {
+			err = &mux.CallError{Err: errHeard}
+		}
+		return reply, err
 	}
 	if len(f.passed) >= maxForwards || through.Incarnation == f.from.Incarnation || slices.Contains(f.passed, through.Incarnation) {
 		return mux.Reply{}, &mux.CallError{Err: fmt.Errorf("%w: %s reaches it through %s", errUnreached, p.n, through)}
@@ -262,42 +278,53 @@ func (p *peers) forward(ctx context.Context, m Member, f forward, body []byte, t
 }
 
 // findThrough asks the other members whether they reach one. It returns the first
-// that does, or nil when all have said no, or routeTime is over.
-func (p *peers) findThrough(ctx context.Context, m Member, r *peer) *Member {
+// that does, or nil when all have said no, or routeTime is over; heard says then
+// that one of them has a connection that the member made.
+func (p *peers) findThrough(ctx context.Context, m Member, r *peer) (through *Member, heard bool) {
 	ctx, cancel := context.WithTimeout(ctx, routeTime)
 	defer cancel()
-	others := slices.DeleteFunc(p.members(), func(o Member) bool { return o.Incarnation == m.Incarnation })
+	others := slices.DeleteFunc(p.members(), func(o Member) bool {
+		other := p.find(o.Incarnation)
+		// A member that is itself reached through another one is no way.
+		return o.Incarnation == m.Incarnation || other != nil && other.route.through.Load() != nil
+	})
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	others = others[:min(len(others), maxAsked)]
 	f := p.newForward(&mux.Request{Op: opPing})
-	found := make(chan *Member, len(others))
+	answers := make(chan error, len(others))
+	var found atomic.Pointer[Member]
 	for _, o := range others {
-		if other := p.find(o.Incarnation); other != nil && other.route.through.Load() != nil {
-			found <- nil // to two others of which neither is reached directly
-			continue
-		}
 		if !p.n.spawn(func(context.Context) {
-			if _, err := p.callThrough(ctx, o, f, r, nil, nil); err != nil {
-				found <- nil
-				return
+			_, err := p.callThrough(ctx, o, f, r, nil, nil)
+			if err == nil {
+				found.CompareAndSwap(nil, &o)
 			}
-			found <- &o
+			answers <- err
 		}) {
-			found <- nil
+			answers <- ErrClosed
 		}
 	}
 	for range others {
-		if through := <-found; through != nil {
-			return through
+		err := <-answers
+		if through := found.Load(); through != nil {
+			return through, true
 		}
+		heard = heard || errors.Is(err, errHeard)
 	}
-	return nil
+	return nil, heard
 }
 
-// reachRefused looks for a way to a member whose address refuses connections:
-// one that its own host refuses is gone, and no other member reaches it. It
-// reports whether there is a way.
-func (p *peers) reachRefused(ctx context.Context, m Member, r *peer) bool {
+// What is known of a member whose address refuses connections.
+const (
+	refusedGone    = iota // its process is not there
+	refusedReached        // its route names a way to it, or it takes connections again
+	refusedHeard          // it is there, and nobody knows a way to it
+)
+
+// lookForRefused finds out what it means that the address of a member refuses
+// connections. A process that is gone keeps no connection open, and no other
+// member reaches it.
+func (p *peers) lookForRefused(ctx context.Context, m Member, r *peer) int {
 	r.route.mu.Lock()
 	for r.route.asking != nil {
 		asking := r.route.asking
@@ -305,41 +332,50 @@ func (p *peers) reachRefused(ctx context.Context, m Member, r *peer) bool {
 		select {
 		case <-asking:
 		case <-ctx.Done():
-			return false
+			return refusedHeard
 		}
 		r.route.mu.Lock()
 	}
-	if r.route.through.Load() != nil {
+	switch {
+	case r.route.through.Load() != nil || r.calls.live.Load() != nil:
 		r.route.mu.Unlock()
-		return true
-	}
-	if at := r.route.refused; at != 0 && p.n.clock.Elapsed()-at < refusedHolds {
-		r.route.mu.Unlock()
-		return false
+		return refusedReached
+	case r.route.refused != 0 && p.n.clock.Elapsed()-r.route.refused < refusedHolds:
+		defer r.route.mu.Unlock()
+		return r.route.meaning
 	}
 	asking := make(chan struct{})
 	r.route.asking = asking
 	r.route.mu.Unlock()
 
-	through := p.findThrough(context.WithoutCancel(ctx), m, r)
+	through, heard := p.findThrough(context.WithoutCancel(ctx), m, r)
+	if through != nil {
+		p.setThrough(m, r, through)
+	} else {
+		heard = heard || p.n.inbound.hears(m.Incarnation)
+	}
 	r.route.mu.Lock()
+	defer r.route.mu.Unlock()
 	r.route.asking = nil
-	if through == nil {
-		r.route.refused = max(p.n.clock.Elapsed(), 1)
-	}
-	r.route.mu.Unlock()
 	close(asking)
-	if through == nil {
-		return false
+	if through != nil {
+		return refusedReached
 	}
-	p.setThrough(m, r, through)
-	p.checkLink(m)
-	return true
+	r.route.refused, r.route.meaning = max(p.n.clock.Elapsed(), 1), refusedGone
+	if heard {
+		r.route.meaning = refusedHeard
+	}
+	return r.route.meaning
 }
 
-// setThrough sends what is for a member through another one.
+// setThrough sends what is for a member through another one, until it is reached
+// directly again.
 func (p *peers) setThrough(m Member, r *peer, through *Member) {
-	if r.route.through.Swap(through) == nil {
+	r.route.mu.Lock()
+	first := r.route.through.Swap(through) == nil
+	p.followLocked(m, r)
+	r.route.mu.Unlock()
+	if first {
 		p.n.log.Warn("a member is not reached directly", "member", m.String(), "through", through.String())
 	}
 	// What is under way is asked again.
@@ -404,6 +440,11 @@ func (p *peers) checkLink(m Member) {
 	}
 	r.route.mu.Lock()
 	defer r.route.mu.Unlock()
+	p.followLocked(m, r)
+}
+
+// followLocked sees to it that a goroutine looks after the link to a member.
+func (p *peers) followLocked(m Member, r *peer) {
 	if !r.route.checking {
 		r.route.checking = p.n.spawn(func(ctx context.Context) { p.followLink(ctx, m, r) })
 	}
@@ -413,10 +454,10 @@ func (p *peers) checkLink(m Member) {
 func (p *peers) followLink(ctx context.Context, m Member, r *peer) {
 	defer func() {
 		r.route.mu.Lock()
+		defer r.route.mu.Unlock()
 		r.route.checking = false
-		r.route.mu.Unlock()
+		r.route.through.Store(nil)
 	}()
-	defer r.route.through.Store(nil)
 	for ctx.Err() == nil {
 		if _, ok := p.n.view.Load().find(m.Incarnation); !ok {
 			return
@@ -431,23 +472,21 @@ func (p *peers) followLink(ctx context.Context, m Member, r *peer) {
 			cancel()
 			return
 		}
-		err, ended := waitError(answered, routeTime)
-		if !ended || err != nil {
-			if r.route.through.Load() == nil {
-				if through := p.findThrough(ctx, m, r); through != nil {
-					// It is there, and answered somebody who asked it later.
-					if !ended {
-						err, ended = waitError(answered, routeTime)
-					}
-					conn := r.calls.live.Load()
-					if err != nil || !ended && (conn == nil || conn.SinceHeard() >= time.Since(asked)) {
-						p.setThrough(m, r, through)
-					}
+		err, ended := waitError(answered, linkPatience)
+		if (!ended || err != nil) && r.route.through.Load() == nil {
+			if through, _ := p.findThrough(ctx, m, r); through != nil {
+				// It is there, and answers somebody who has asked it later.
+				if !ended {
+					err, ended = waitError(answered, routeTime-time.Since(asked))
+				}
+				conn := r.calls.live.Load()
+				if err != nil || !ended && (conn == nil || conn.SinceHeard() >= time.Since(asked)) {
+					p.setThrough(m, r, through)
 				}
 			}
-			if !ended {
-				err = <-answered
-			}
+		}
+		if !ended {
+			err = <-answered
 		}
 		cancel()
 		if err == nil {

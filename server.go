@@ -27,8 +27,9 @@ const (
 	maxStrangers      = 512 // connections that have not proved themselves
 	maxPerPeer        = 4   // connections of one peer for one purpose; a new one beyond ends the oldest
 	maxStreamsPerPeer = 16
-	maxInbound        = 1 << 14 // connections of all peers
-	maxRefusalsSaid   = 256     // kinds of refused connections that were logged
+	maxInbound        = 1 << 14               // connections of all peers
+	hangupTime        = 50 * time.Millisecond // what the connections of a process that ended take to break
+	maxRefusalsSaid   = 256                   // kinds of refused connections that were logged
 )
 
 // ServeHTTP takes over the connections of peers. A caller that runs the HTTP
@@ -372,6 +373,24 @@ func (in *inbound) close() {
 	in.closed = true
 	in.mu.Unlock()
 	in.closeAll()
+}
+
+// hears reports whether a member has a connection to this node. Those of a
+// process that has just ended break within moments, which are waited for.
+func (in *inbound) hears(incarnation uint64) bool {
+	until := time.Now().Add(hangupTime)
+	for {
+		open := false
+		in.mu.Lock()
+		for c := range in.conns {
+			open = open || c.conn != nil && c.peer.Incarnation == incarnation
+		}
+		in.mu.Unlock()
+		if !open || time.Now().After(until) {
+			return open
+		}
+		sleep(in.n.life, time.Millisecond)
+	}
 }
 
 func (in *inbound) refusedCount() uint64 {
