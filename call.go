@@ -121,7 +121,7 @@ func (p *peers) call(ctx context.Context, m Member, req mux.Request, told func(m
 		defer p.watchLink(m)()
 	}
 	for range routeTries {
-		if reply, err, ok := p.callRouted(ctx, r, &req, told); ok {
+		if reply, ok, err := p.callRouted(ctx, r, &req, told); ok {
 			return reply, err
 		}
 		reply, err := p.callDirect(ctx, r, req, told)

@@ -95,7 +95,7 @@ func TestCallsGoAroundLinksThatAreCut(t *testing.T) {
 								for j := range caches {
 									took := timed(func() {
 										got, err := caches[j].Get(ctx, key)
-										require.NoError(t, err)
+										assert.NoError(t, err)
 										assert.Equal(t, value, got)
 									})
 									assert.LessOrEqual(t, took, settled, "read of %s", key)
@@ -111,7 +111,7 @@ func TestCallsGoAroundLinksThatAreCut(t *testing.T) {
 					assert.NoError(t, cache.SetMany(ctx, map[string]string{key: "again", key + "b": "x"}))
 					for j := range caches {
 						got, err := caches[j].GetMany(ctx, []string{key, key + "b"})
-						require.NoError(t, err)
+						assert.NoError(t, err)
 						assert.Equal(t, map[string]string{key: "again", key + "b": "x"}, got)
 					}
 				})
@@ -147,49 +147,57 @@ func timed(f func()) time.Duration {
 // it counts as gone only if no other member reaches it. So what is acknowledged is
 // at all owners, and nothing older is read.
 func TestRefusedLinkLosesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := peercachetest.NewCluster(t, 3)
-		caches := make([]*peercache.Cache[string], 3)
-		for i, n := range c.Nodes {
-			var err error
-			caches[i], err = peercache.New(n, "words", peercache.Options[string]{})
-			require.NoError(t, err)
-		}
-		c.Network.Resets(c.Host(0), c.Host(1), true)
-		for round := range 20 {
-			for k := range 48 {
-				key, value := fmt.Sprint("key", k), fmt.Sprint("round ", round)
-				writer := caches[k%3]
-				if k%5 == 0 && round%2 == 1 {
-					took := timed(func() { require.NoError(t, writer.Delete(t.Context(), key)) })
-					require.LessOrEqual(t, took, settled)
-					for i, reader := range caches {
-						_, err := reader.Get(t.Context(), key)
-						require.ErrorIs(t, err, peercache.ErrNotFound, "deleted by %d, read by %d", k%3, i)
-					}
-					continue
-				}
-				took := timed(func() { require.NoError(t, writer.Set(t.Context(), key, value)) })
+	for _, delay := range []time.Duration{0, 30 * time.Millisecond, 70 * time.Millisecond} {
+		t.Run(fmt.Sprint("delay ", delay), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { refuseOneLink(t, delay) })
+		})
+	}
+}
+
+func refuseOneLink(t *testing.T, delay time.Duration) {
+	c := peercachetest.NewCluster(t, 3)
+	c.Network.DelayAll(delay)
+	time.Sleep(5 * time.Second)
+	caches := make([]*peercache.Cache[string], 3)
+	for i, n := range c.Nodes {
+		var err error
+		caches[i], err = peercache.New(n, "words", peercache.Options[string]{})
+		require.NoError(t, err)
+	}
+	c.Network.Resets(c.Host(0), c.Host(1), true)
+	for round := range 20 {
+		for k := range 48 {
+			key, value := fmt.Sprint("key", k), fmt.Sprint("round ", round)
+			writer := caches[k%3]
+			if k%5 == 0 && round%2 == 1 {
+				took := timed(func() { assert.NoError(t, writer.Delete(t.Context(), key)) })
 				require.LessOrEqual(t, took, settled)
 				for i, reader := range caches {
-					got, err := reader.Get(t.Context(), key)
-					require.NoError(t, err)
-					require.Equal(t, value, got, "written by %d, read by %d", k%3, i)
+					_, err := reader.Get(t.Context(), key)
+					require.ErrorIs(t, err, peercache.ErrNotFound, "deleted by %d, read by %d", k%3, i)
 				}
-				for _, n := range c.Nodes {
-					require.Len(t, n.Members(), 3)
-				}
+				continue
 			}
-			time.Sleep(time.Second)
-		}
-		c.Network.Resets(c.Host(0), c.Host(1), false)
-		time.Sleep(5 * time.Second)
-		for _, n := range c.Nodes {
-			for _, p := range n.Stats().Peers {
-				require.Empty(t, p.Through)
+			took := timed(func() { assert.NoError(t, writer.Set(t.Context(), key, value)) })
+			require.LessOrEqual(t, took, settled)
+			for i, reader := range caches {
+				got, err := reader.Get(t.Context(), key)
+				assert.NoError(t, err)
+				assert.Equal(t, value, got, "written by %d, read by %d", k%3, i)
+			}
+			for _, n := range c.Nodes {
+				require.Len(t, n.Members(), 3)
 			}
 		}
-	})
+		time.Sleep(time.Second)
+	}
+	c.Network.Resets(c.Host(0), c.Host(1), false)
+	time.Sleep(5 * time.Second)
+	for _, n := range c.Nodes {
+		for _, p := range n.Stats().Peers {
+			require.Empty(t, p.Through)
+		}
+	}
 }
 
 // A member whose host takes no connections, but makes them, is not gone: what is
@@ -237,7 +245,7 @@ func TestWritesGoOnWhenTheOnlyLinkIsCut(t *testing.T) {
 				var wait sync.WaitGroup
 				for i, n := range c.Nodes {
 					cache, err := peercache.New(n, "words", peercache.Options[string]{})
-					require.NoError(t, err)
+					assert.NoError(t, err)
 					for k := range 16 {
 						wait.Go(func() {
 							key := fmt.Sprint(i, "key", k)
@@ -264,7 +272,6 @@ func TestLinksThatAreCutLoseNobody(t *testing.T) {
 	for name, top := range map[string]topology{
 		"bridge of 13": cutAllBut(13, func(a, b int) bool { return a == 0 || (a < 6) == (b < 6) }),
 		"ring of 6":    topologies["ring of 6"],
-		"ring of 8":    cutAllBut(8, func(a, b int) bool { return b-a == 1 || b-a == 7 }),
 		"chain":        topologies["chain"],
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -101,7 +101,7 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 	case opHot:
 		reply = n.serveHot(req)
 	case opForward:
-		return n.serveForward(ctx, req, progress) // signed by the member that the request is for
+		return n.serveForward(ctx, from, req, progress) // signed by the member that the request is for
 	case opPacket:
 		reply = n.servePacket(from, req)
 	default:

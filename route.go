@@ -17,16 +17,18 @@ import (
 )
 
 // Requests go to a member directly. When the link to it is cut, or answers for
-// it with refusals, and another member reaches it, they go through that one.
-// So a cluster in which some links are missing works like one in which none is,
-// as long as the members reach each other in maxForwards steps; and a member is
-// gone only if nobody reaches it.
+// it with refusals, and another member reaches it, requests go through that
+// member. So a cluster in which some links are missing works like one in which
+// none is, as long as the members reach each other through maxForwards others.
+// And a member whose address refuses connections is gone only if no other member
+// reaches it, and if it has no connection open.
 
 const (
 	maxForwards   = 3                      // members that a request may go through
 	maxAsked      = 32                     // members that are asked whether they reach another one
 	routeTries    = 4                      // ways to a member that one request tries
-	routeTime     = 250 * time.Millisecond // how long they may take to answer
+	routeTime     = 250 * time.Millisecond // how long a link is silent that is taken for cut
+	searchTime    = 500 * time.Millisecond // how long other members may take to say whether they reach one
 	linkPatience  = 50 * time.Millisecond  // how long a ping over a link in doubt has before others are asked
 	routeCheck    = 500 * time.Millisecond // how often a link that is cut is tried
 	refusedHolds  = 250 * time.Millisecond // how long nobody else is asked again about a member that refuses
@@ -42,7 +44,7 @@ type route struct {
 	checking bool          // guarded by mu; a goroutine looks after the link
 	refused  time.Duration // guarded by mu; clock.Elapsed when it was found out what a refusal means; 0: never
 	meaning  int           // guarded by mu; what that was
-	asking   chan struct{} // guarded by mu; closed when the question about a refusal has ended; nil: none is
+	asking   chan struct{} // guarded by mu; closed when that has been found out anew; nil: nobody is at it
 }
 
 // A forward is the body of opForward: a request on its way to a member that its
@@ -101,7 +103,11 @@ const (
 )
 
 // errHeard says that a member cannot be connected to but has a connection open.
-var errHeard = errors.New("it refuses connections, but is there")
+var errHeard = errors.New("peercache: it refuses connections, but is there")
+
+// errGoneThere says that the address of a member refuses the connections of
+// another one, to which the member has none open.
+var errGoneThere = errors.New("peercache: it refuses another member's connections, too")
 
 // unreachedReply says why a forwarded request was not answered.
 func unreachedReply(err error) mux.Reply {
@@ -146,7 +152,7 @@ func readUnreached(through Member, reply *mux.Reply) error {
 	case unreachedUnsent:
 		return &mux.CallError{Err: err}
 	case unreachedGone:
-		return &mux.CallError{Err: fmt.Errorf("%w: %w", err, syscall.ECONNREFUSED)}
+		return &mux.CallError{Err: fmt.Errorf("%w: %w", err, errGoneThere)}
 	case unreachedHeard:
 		return &mux.CallError{Err: fmt.Errorf("%w: %w", err, errHeard)}
 	case unreachedRefused:
@@ -156,7 +162,8 @@ func readUnreached(through Member, reply *mux.Reply) error {
 	}
 }
 
-// callThrough asks a member something through another one.
+// callThrough asks a member something through another one. An error never says
+// that the member is gone.
 func (p *peers) callThrough(ctx context.Context, through Member, f forward, r *peer, body []byte, told func(mux.Reply)) (mux.Reply, error) {
 	relay, err := p.get(through.Incarnation, through.Addr)
 	if err != nil {
@@ -175,16 +182,23 @@ func (p *peers) callThrough(ctx context.Context, through Member, f forward, r *p
 	}
 	conn, err := way.get(ctx)
 	if err != nil {
-		return mux.Reply{}, &mux.CallError{Err: err}
+		return mux.Reply{}, &mux.CallError{Err: fmt.Errorf("%w: %s: %v", errUnreached, through, err)}
 	}
 	p.stamp(&req)
 	reply, err := conn.Call(ctx, req, told)
-	if err != nil {
+	var remote *mux.RemoteError
+	switch {
+	case errors.As(err, &remote): // the other one's, not that of the member that is asked
+		return mux.Reply{}, &mux.CallError{Sent: !remote.Refused(), Err: fmt.Errorf("%w: %s: %v", errUnreached, through, err)}
+	case err != nil:
 		return reply, err
 	}
 	p.n.hlc.observe(reply.Fields.Clock)
-	if reply.Code == replyUnreached {
+	switch {
+	case reply.Code == replyUnreached:
 		return mux.Reply{}, readUnreached(through, &reply)
+	case reply.Code == replyUnsupported || reply.Code == replyMalformed || f.op == opPing && reply.Code != replyOK:
+		return mux.Reply{}, &mux.CallError{Err: fmt.Errorf("%w: %s: %s", errUnreached, through, replyText(reply.Code))}
 	}
 	r.route.heard.Store(int64(p.n.clock.Elapsed()))
 	return reply, nil
@@ -197,21 +211,20 @@ func (p *peers) newForward(req *mux.Request) forward {
 
 // callRouted asks a member something through the one that its route names, if
 // there is such a one. ok is false when the request is to go directly.
-func (p *peers) callRouted(ctx context.Context, r *peer, req *mux.Request, told func(mux.Reply)) (reply mux.Reply, err error, ok bool) {
+func (p *peers) callRouted(ctx context.Context, r *peer, req *mux.Request, told func(mux.Reply)) (reply mux.Reply, ok bool, err error) {
 	through := r.route.through.Load()
 	if through == nil {
-		return mux.Reply{}, nil, false
+		return mux.Reply{}, false, nil
 	}
 	reply, err = p.callThrough(ctx, *through, p.newForward(req), r, whole(req), told)
-	var remote *mux.RemoteError
-	if err != nil && ctx.Err() == nil && !errors.As(err, &remote) {
-		r.route.through.CompareAndSwap(through, nil) // checkLink looks for another one
-		var call *mux.CallError
-		if errors.As(err, &call) && !call.Sent {
-			return mux.Reply{}, nil, false
+	var call *mux.CallError
+	if errors.As(err, &call) && ctx.Err() == nil {
+		r.route.through.CompareAndSwap(through, nil) // followLink looks for another one
+		if !call.Sent {
+			return mux.Reply{}, false, nil
 		}
 	}
-	return reply, err, true
+	return reply, true, err
 }
 
 // whole is the body of a request in one piece.
@@ -224,7 +237,7 @@ func whole(req *mux.Request) []byte {
 
 // serveForward answers a request that came through other members, or sends it
 // on.
-func (n *Node) serveForward(ctx context.Context, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
+func (n *Node) serveForward(ctx context.Context, from mux.Identity, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
 	f, body, err := readForward(req.Body)
 	if err != nil {
 		return mux.Reply{Code: replyMalformed}
@@ -237,6 +250,9 @@ func (n *Node) serveForward(ctx context.Context, req mux.Request, progress func(
 			n.peers.checkLink(m.Member) // what one direction is cut for the other mostly is as well
 		}
 		return n.serve(ctx, mux.Identity{Incarnation: f.from.Incarnation, Name: f.from.Name, Addr: f.from.Addr}, inner, progress)
+	}
+	if len(f.passed) == 0 {
+		f.from = Member{Incarnation: from.Incarnation, Name: from.Name, Addr: from.Addr}
 	}
 	m, ok := n.view.Load().find(f.to)
 	if !ok {
@@ -263,70 +279,105 @@ func (p *peers) forward(ctx context.Context, m Member, f forward, body []byte, t
 	through := r.route.through.Load()
 	if through == nil {
 		req := mux.Request{Op: opForward, Body: append(f.append(make([]byte, 0, 128+len(body))), body...)}
-		p.checkLink(m)
 		defer p.watchLink(m)()
 		reply, err := p.callDirect(ctx, r, req, told)
-		if isGone(err) && p.n.inbound.hears(m.Incarnation) {
+		switch {
+		case isGone(err) && p.n.inbound.hears(ctx, m.Incarnation):
 			err = &mux.CallError{Err: errHeard}
+		case err != nil && ctx.Err() != nil:
+			p.checkLink(m) // it is silent
 		}
 		return reply, err
 	}
 	if len(f.passed) >= maxForwards || through.Incarnation == f.from.Incarnation || slices.Contains(f.passed, through.Incarnation) {
 		return mux.Reply{}, &mux.CallError{Err: fmt.Errorf("%w: %s reaches it through %s", errUnreached, p.n, through)}
 	}
-	return p.callThrough(ctx, *through, f, r, body, told)
+	reply, err := p.callThrough(ctx, *through, f, r, body, told)
+	var call *mux.CallError
+	if errors.As(err, &call) && ctx.Err() == nil {
+		r.route.through.CompareAndSwap(through, nil)
+	}
+	return reply, err
 }
 
 // findThrough asks the other members whether they reach one. It returns the first
-// that does, or nil when all have said no, or routeTime is over; heard says then
-// that one of them has a connection that the member made.
-func (p *peers) findThrough(ctx context.Context, m Member, r *peer) (through *Member, heard bool) {
-	ctx, cancel := context.WithTimeout(ctx, routeTime)
+// that does, or nil when all have said no or searchTime is over. gone says then
+// that as far as the others know the member's process is not there; those that were
+// silent before have no say.
+func (p *peers) findThrough(ctx context.Context, m Member, r *peer) (through *Member, gone bool) {
+	ctx, cancel := context.WithTimeout(ctx, searchTime)
 	defer cancel()
-	others := slices.DeleteFunc(p.members(), func(o Member) bool {
-		other := p.find(o.Incarnation)
-		// A member that is itself reached through another one is no way.
-		return o.Incarnation == m.Incarnation || other != nil && other.route.through.Load() != nil
-	})
+	others := slices.DeleteFunc(p.members(), func(o Member) bool { return o.Incarnation == m.Incarnation })
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	others = others[:min(len(others), maxAsked)]
 	f := p.newForward(&mux.Request{Op: opPing})
 	answers := make(chan error, len(others))
+	asked := 0
 	var found atomic.Pointer[Member]
+	gone = true
 	for _, o := range others {
+		other, err := p.get(o.Incarnation, o.Addr)
+		switch {
+		case err != nil || other.health.silent.Load():
+			continue
+		case other.route.through.Load() != nil:
+			gone = false // it may reach the member, but a way through two is found by the first of them
+			continue
+		}
+		asked++
 		if !p.n.spawn(func(context.Context) {
 			_, err := p.callThrough(ctx, o, f, r, nil, nil)
 			if err == nil {
 				found.CompareAndSwap(nil, &o)
+			} else if ctx.Err() != nil && found.Load() == nil {
+				p.suspect(o)
+			}
+			if conn, refused := other.calls.state(); conn == nil && isGone(refused) {
+				err = errGoneThere // so is that one
 			}
 			answers <- err
 		}) {
 			answers <- ErrClosed
 		}
 	}
-	for range others {
+	for range asked {
 		err := <-answers
 		if through := found.Load(); through != nil {
-			return through, true
+			return through, false
 		}
-		heard = heard || errors.Is(err, errHeard)
+		gone = gone && errors.Is(err, errGoneThere)
 	}
-	return nil, heard
+	return nil, gone
 }
 
 // What is known of a member whose address refuses connections.
 const (
 	refusedGone    = iota // its process is not there
 	refusedReached        // its route names a way to it, or it takes connections again
-	refusedHeard          // it is there, and nobody knows a way to it
+	refusedHeard          // it is there, or may be, and nobody knows a way to it
 )
 
 // lookForRefused finds out what it means that the address of a member refuses
 // connections. A process that is gone keeps no connection open, and no other
 // member reaches it.
 func (p *peers) lookForRefused(ctx context.Context, m Member, r *peer) int {
-	r.route.mu.Lock()
-	for r.route.asking != nil {
+	for {
+		r.route.mu.Lock()
+		switch {
+		case r.route.through.Load() != nil || r.calls.live.Load() != nil:
+			r.route.mu.Unlock()
+			return refusedReached
+		case r.route.refused != 0 && p.n.clock.Elapsed()-r.route.refused < refusedHolds:
+			defer r.route.mu.Unlock()
+			return r.route.meaning
+		case r.route.asking == nil:
+			asking := make(chan struct{})
+			if !p.n.spawn(func(ctx context.Context) { p.askAboutRefused(ctx, m, r, asking) }) {
+				r.route.mu.Unlock()
+				return refusedHeard
+			}
+			r.route.asking = asking
+		}
 		asking := r.route.asking
 		r.route.mu.Unlock()
 		select {
@@ -334,38 +385,26 @@ func (p *peers) lookForRefused(ctx context.Context, m Member, r *peer) int {
 		case <-ctx.Done():
 			return refusedHeard
 		}
-		r.route.mu.Lock()
 	}
-	switch {
-	case r.route.through.Load() != nil || r.calls.live.Load() != nil:
-		r.route.mu.Unlock()
-		return refusedReached
-	case r.route.refused != 0 && p.n.clock.Elapsed()-r.route.refused < refusedHolds:
-		defer r.route.mu.Unlock()
-		return r.route.meaning
-	}
-	asking := make(chan struct{})
-	r.route.asking = asking
-	r.route.mu.Unlock()
+}
 
-	through, heard := p.findThrough(context.WithoutCancel(ctx), m, r)
+// askAboutRefused finds out what lookForRefused wants to know, and closes asking.
+func (p *peers) askAboutRefused(ctx context.Context, m Member, r *peer, asking chan struct{}) {
+	through, gone := p.findThrough(ctx, m, r)
+	meaning := refusedHeard
+	if gone && !p.n.inbound.hears(ctx, m.Incarnation) {
+		meaning = refusedGone
+	}
 	if through != nil {
 		p.setThrough(m, r, through)
-	} else {
-		heard = heard || p.n.inbound.hears(m.Incarnation)
 	}
 	r.route.mu.Lock()
 	defer r.route.mu.Unlock()
+	if through == nil {
+		r.route.refused, r.route.meaning = max(p.n.clock.Elapsed(), 1), meaning
+	}
 	r.route.asking = nil
 	close(asking)
-	if through != nil {
-		return refusedReached
-	}
-	r.route.refused, r.route.meaning = max(p.n.clock.Elapsed(), 1), refusedGone
-	if heard {
-		r.route.meaning = refusedHeard
-	}
-	return r.route.meaning
 }
 
 // setThrough sends what is for a member through another one, until it is reached
@@ -380,7 +419,9 @@ func (p *peers) setThrough(m Member, r *peer, through *Member) {
 	}
 	// What is under way is asked again.
 	r.calls.drop()
-	r.bulk.drop()
+	if conn := r.bulk.live.Load(); conn == nil || conn.SinceHeard() >= routeTime {
+		r.bulk.drop()
+	}
 }
 
 // watchLink has the link to a member checked while a request takes longer than
@@ -472,17 +513,28 @@ func (p *peers) followLink(ctx context.Context, m Member, r *peer) {
 			cancel()
 			return
 		}
-		err, ended := waitError(answered, linkPatience)
-		if (!ended || err != nil) && r.route.through.Load() == nil {
-			if through, _ := p.findThrough(ctx, m, r); through != nil {
-				// It is there, and answers somebody who has asked it later.
-				if !ended {
-					err, ended = waitError(answered, routeTime-time.Since(asked))
-				}
-				conn := r.calls.live.Load()
-				if err != nil || !ended && (conn == nil || conn.SinceHeard() >= time.Since(asked)) {
-					p.setThrough(m, r, through)
-				}
+		ended, err := waitError(answered, linkPatience)
+		through := r.route.through.Load()
+		if through != nil && !p.leadsTo(ctx, *through, r) {
+			r.route.through.CompareAndSwap(through, nil)
+			through = nil
+		}
+		switch {
+		case ended && err == nil || through != nil:
+		case errors.Is(err, syscall.ECONNREFUSED):
+			p.lookForRefused(ctx, m, r)
+		default:
+			through, _ := p.findThrough(ctx, m, r)
+			if through == nil {
+				break
+			}
+			// It is there, and answers somebody who has asked it later.
+			if !ended {
+				ended, err = waitError(answered, routeTime-time.Since(asked))
+			}
+			conn := r.calls.live.Load()
+			if err != nil || !ended && (conn == nil || conn.SinceHeard() >= time.Since(asked)) {
+				p.setThrough(m, r, through)
 			}
 		}
 		if !ended {
@@ -499,15 +551,23 @@ func (p *peers) followLink(ctx context.Context, m Member, r *peer) {
 	}
 }
 
+// leadsTo reports whether a member is reached through another one.
+func (p *peers) leadsTo(ctx context.Context, through Member, r *peer) bool {
+	ctx, cancel := context.WithTimeout(ctx, searchTime)
+	defer cancel()
+	_, err := p.callThrough(ctx, through, p.newForward(&mux.Request{Op: opPing}), r, nil, nil)
+	return err == nil
+}
+
 // waitError waits for an error, for a while.
-func waitError(errs <-chan error, d time.Duration) (err error, came bool) {
+func waitError(errs <-chan error, d time.Duration) (came bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case err := <-errs:
-		return err, true
+		return true, err
 	case <-timer.C:
-		return nil, false
+		return false, nil
 	}
 }
 

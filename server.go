@@ -377,7 +377,7 @@ func (in *inbound) close() {
 
 // hears reports whether a member has a connection to this node. Those of a
 // process that has just ended break within moments, which are waited for.
-func (in *inbound) hears(incarnation uint64) bool {
+func (in *inbound) hears(ctx context.Context, incarnation uint64) bool {
 	until := time.Now().Add(hangupTime)
 	for {
 		open := false
@@ -386,10 +386,10 @@ func (in *inbound) hears(incarnation uint64) bool {
 			open = open || c.conn != nil && c.peer.Incarnation == incarnation
 		}
 		in.mu.Unlock()
-		if !open || time.Now().After(until) {
+		if !open || ctx.Err() != nil || time.Now().After(until) {
 			return open
 		}
-		sleep(in.n.life, time.Millisecond)
+		sleep(ctx, time.Millisecond)
 	}
 }
 
