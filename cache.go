@@ -56,9 +56,10 @@ func New[V any](n *Node, name string, opts Options[V]) (*Cache[V], error) {
 	opts.Errors = slices.Clone(opts.Errors)
 	c := &Cache[V]{n: n, sp: sp, opts: opts, codec: codec, tag: tag, loads: opts.Load != nil || opts.LoadMany != nil}
 	c.near = newNear[V](0, n.clock.Elapsed)
+	c.near.keyspace = sp.keyspace
 	f := &face{
 		timeout:   opts.LoadTimeout,
-		forget:    c.near.drop,
+		forget:    c.near.forget,
 		forgetAll: c.near.clear,
 		resize:    c.near.setMaxBytes,
 		nearStats: c.near.stats,
@@ -86,27 +87,28 @@ func New[V any](n *Node, name string, opts Options[V]) (*Cache[V], error) {
 // when the loader failed, [ErrUnavailable] when no member that could answer was
 // reached, ctx's when that ended first, or [ErrClosed].
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
-	hash := hashOf(c.sp.keyspace, key)
-	if v, ok := c.nearHit(hash, key); ok {
+	near := c.near.hash(key)
+	if v, ok := c.nearHit(near, key); ok {
 		return v, nil
 	}
-	v, _, err := c.getPast(ctx, hash, key)
+	v, _, err := c.getPast(ctx, near, key)
 	return v, err
 }
 
 // Lookup returns the value that the cluster holds of a key, and whether it
 // holds one. It never loads.
 func (c *Cache[V]) Lookup(ctx context.Context, key string) (V, bool, error) {
-	hash := hashOf(c.sp.keyspace, key)
-	v, ok := c.nearHit(hash, key)
+	near := c.near.hash(key)
+	v, ok := c.nearHit(near, key)
 	if ok {
 		return v, true, nil
 	}
-	if v, ok = c.ownHit(hash, key); ok {
+	hash := hashOf(c.sp.keyspace, key)
+	if v, ok = c.ownHit(near, hash, key); ok {
 		return v, true, nil
 	}
 	c.sp.count.gets.Add(1)
-	v, from, err := c.find(ctx, hash, key, false)
+	v, from, err := c.find(ctx, near, hash, key, false)
 	return v, from != SourceNone, err
 }
 
@@ -141,13 +143,13 @@ func (c *Cache[V]) LookupEntry(ctx context.Context, key string) (Entry[V], bool,
 }
 
 // find is Get and Lookup past the near tier.
-func (c *Cache[V]) find(ctx context.Context, hash uint64, key string, load bool) (v V, from Source, err error) {
+func (c *Cache[V]) find(ctx context.Context, near, hash uint64, key string, load bool) (v V, from Source, err error) {
 	if err := checkKey(key); err != nil {
 		return v, SourceNone, err
 	}
 	// The token comes before all else: what is read after a write that came
 	// since then must not be kept near.
-	token := c.near.token(hash)
+	token := c.near.token(near)
 	owned := c.n.holdsAll(shardOfHash(hash))
 	began := c.n.clock.Elapsed()
 	r := c.n.find(ctx, c.sp, key, load)
@@ -166,12 +168,12 @@ func (c *Cache[V]) find(ctx context.Context, hash uint64, key string, load bool)
 			return v, from, err
 		}
 	}
-	c.keepNear(hash, key, v, &r.entry, owned, began, token)
+	c.keepNear(near, key, v, &r.entry, owned, began, token)
 	return c.handOut(v), r.source(), nil
 }
 
 // keepNear installs a value in the near tier where it may be.
-func (c *Cache[V]) keepNear(hash uint64, key string, v V, e *entry, owned bool, began time.Duration, token uint64) {
+func (c *Cache[V]) keepNear(near uint64, key string, v V, e *entry, owned bool, began time.Duration, token uint64) {
 	expires := e.expires
 	if !owned {
 		if c.opts.NearTTL == 0 {
@@ -184,7 +186,7 @@ func (c *Cache[V]) keepNear(hash uint64, key string, v V, e *entry, owned bool, 
 	if expires != 0 && expires <= began {
 		return // it is not to be kept
 	}
-	c.near.put(hash, key, v, len(e.value), expires, token)
+	c.near.put(near, key, v, len(e.value), expires, token)
 }
 
 // replace deals with an entry that V cannot be made of any more. With a loader
@@ -349,7 +351,7 @@ func (n *Node) checkSize(key string, value []byte) error {
 func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
 	values := make(map[string]V, len(keys))
 	type missing struct {
-		hash, token uint64
+		near, token uint64
 		owned       bool
 	}
 	var rest []string
@@ -357,8 +359,8 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 	failed := make(map[string]error)
 	c.n.pauses.glance()
 	for _, key := range keys {
-		hash := hashOf(c.sp.keyspace, key)
-		if v, ok := c.nearHit(hash, key); ok {
+		near := c.near.hash(key)
+		if v, ok := c.nearHit(near, key); ok {
 			values[key] = v
 			continue
 		}
@@ -367,9 +369,9 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 			failed[key] = err
 			continue
 		}
-		token := c.near.token(hash)
+		token := c.near.token(near)
 		rest = append(rest, key)
-		about = append(about, missing{hash, token, c.n.holdsAll(shardOfHash(hash))})
+		about = append(about, missing{near, token, c.n.holdsAll(shardOf(c.sp.keyspace, key))})
 	}
 	began := c.n.clock.Elapsed()
 	for i, r := range c.n.findMany(ctx, c.sp, rest, c.loads) {
@@ -395,7 +397,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 			}
 		}
 		m := &about[i]
-		c.keepNear(m.hash, key, value, &r.entry, m.owned, began, m.token)
+		c.keepNear(m.near, key, value, &r.entry, m.owned, began, m.token)
 		values[key] = c.handOut(value)
 	}
 	return values, keysError(failed)
@@ -490,7 +492,7 @@ func (c *Cache[V]) write(ctx context.Context, writes []*write) {
 
 func (c *Cache[V]) forgetNear(writes []*write) {
 	for _, w := range writes {
-		c.near.drop(hashOf(c.sp.keyspace, w.key), w.key)
+		c.near.forget(w.key)
 	}
 }
 

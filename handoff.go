@@ -2,10 +2,13 @@ package peercache
 
 import (
 	"context"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/peercache/peercache/lru"
 )
 
 const (
@@ -33,6 +36,7 @@ const (
 // no more.
 type handoff struct {
 	n     *Node
+	seed  maphash.Seed // of names
 	state [shardCount]atomic.Uint32
 	fills round  // of the shards that have to be heard of from all
 	mends round  // of those of which something was missed
@@ -68,7 +72,7 @@ type lostShard struct {
 	since time.Duration
 	owned bool                // it was held until then
 	owed  bool                // to those who hold it now: a side of a split had it, and nobody has copied it yet
-	kept  map[uint64]struct{} // hashes of what came since from who sees another table, or takes this node for a stand-in
+	kept  map[uint64]struct{} // names of what came since from a member that sees another table, or takes this node for a stand-in
 	came  vector              // which writes those were
 }
 
@@ -80,7 +84,7 @@ func (l *lostShard) outdated(now time.Duration) bool {
 
 // outdated reports whether what is left here of a key, which is of a shard, may
 // have been replaced without this node being told.
-func (h *handoff) outdated(shard int, hash uint64) bool {
+func (h *handoff) outdated(shard int, sp *space, key string) bool {
 	if h.state[shard].Load() != shardForeign {
 		return false
 	}
@@ -90,8 +94,15 @@ func (h *handoff) outdated(shard int, hash uint64) bool {
 	if l == nil || !l.outdated(h.n.clock.Elapsed()) {
 		return false
 	}
-	_, kept := l.kept[hash]
+	_, kept := l.kept[h.nameOf(sp.id, key)]
 	return !kept
+}
+
+// nameOf names an entry of the store in 64 bits. Of the hash that places keys it
+// is easy to find keys that collide, and what was kept of one of them would
+// vouch for what is left of the others.
+func (h *handoff) nameOf(space uint32, key string) uint64 {
+	return mix64(maphash.String(h.seed, key) + uint64(space))
 }
 
 // A round is what fills shards, or what mends them: neither waits for the
@@ -104,6 +115,7 @@ type round struct {
 func newHandoff(n *Node) *handoff {
 	return &handoff{
 		n:     n,
+		seed:  maphash.MakeSeed(),
 		fills: round{wake: make(chan struct{}, 1)},
 		mends: round{mend: true, wake: make(chan struct{}, 1)},
 		from:  make(map[int]*filling),
@@ -198,7 +210,10 @@ func (h *handoff) gainLocked(shard int, before, after *view, met []Member) {
 		delete(h.lost, shard)
 		kept = len(l.kept) > 0
 		if l.outdated(h.n.clock.Elapsed()) {
-			h.n.store.keepOnly(shard, l.kept)
+			h.n.store.keepOnly(shard, len(l.kept), func(e *lru.Entry) bool {
+				_, kept := l.kept[h.nameOf(e.Space, string(e.Bytes))]
+				return kept
+			})
 			h.n.vectors.drop(shard)
 			h.n.vectors.adopt(shard, l.came.marks())
 		} else {
@@ -256,7 +271,7 @@ func (h *handoff) behind(ahead Member, shards []int) {
 // keepForAWhile notes that an entry came of a shard that this node does not
 // hold: by who sees another table, who takes this node for a stand-in, or who
 // knows that it was an owner until now.
-func (h *handoff) keepForAWhile(shard int, hash uint64, former bool) {
+func (h *handoff) keepForAWhile(shard int, sp *space, key string, former bool) {
 	if h.state[shard].Load() != shardForeign {
 		return
 	}
@@ -278,7 +293,7 @@ func (h *handoff) keepForAWhile(shard int, hash uint64, former bool) {
 		l.kept = make(map[uint64]struct{})
 	}
 	if len(l.kept) < maxKept { // what a stand-in gets within seconds
-		l.kept[hash] = struct{}{}
+		l.kept[h.nameOf(sp.id, key)] = struct{}{}
 	}
 }
 
@@ -289,7 +304,7 @@ func (h *handoff) keepForAWhile(shard int, hash uint64, former bool) {
 //     empty but for that.
 //
 // The others have to find out that they lack the write.
-func (h *handoff) cameMeanwhile(shard int, hash, stamper, number uint64) {
+func (h *handoff) cameMeanwhile(shard int, sp *space, key string, stamper, number uint64) {
 	if number == 0 || h.state[shard].Load() != shardForeign {
 		return
 	}
@@ -299,7 +314,7 @@ func (h *handoff) cameMeanwhile(shard int, hash, stamper, number uint64) {
 	if l == nil {
 		return
 	}
-	if _, kept := l.kept[hash]; kept {
+	if _, kept := l.kept[h.nameOf(sp.id, key)]; kept {
 		l.came.saw(stamper, number)
 	}
 }

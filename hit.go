@@ -10,23 +10,26 @@ import (
 // The way of a hit: the near tier, then the store of this node. Whatever is
 // not plain there goes the long way of [Cache.find].
 
-// nearHit returns the near value of a key.
-func (c *Cache[V]) nearHit(hash uint64, key string) (v V, ok bool) {
-	if v, ok = c.near.get(hash, key, c.n.pauses.glance()); !ok {
+// nearHit returns the near value of a key. near is the key's hash in the near
+// tier, as everywhere here; hash is the one that places it.
+func (c *Cache[V]) nearHit(near uint64, key string) (v V, ok bool) {
+	e := c.near.find(near, key, c.n.pauses.glance())
+	if e == nil {
 		return v, false
 	}
 	c.sp.count.nearHits.inc()
-	c.n.heat.noteNear(hash)
-	return c.handOut(v), true
+	c.n.heat.noteNear(e.told)
+	return c.handOut(e.value), true
 }
 
 // getPast is Get past the near tier.
-func (c *Cache[V]) getPast(ctx context.Context, hash uint64, key string) (V, Source, error) {
-	if v, ok := c.ownHit(hash, key); ok {
+func (c *Cache[V]) getPast(ctx context.Context, near uint64, key string) (V, Source, error) {
+	hash := hashOf(c.sp.keyspace, key)
+	if v, ok := c.ownHit(near, hash, key); ok {
 		return v, SourceStore, nil
 	}
 	c.sp.count.gets.Add(1)
-	v, from, err := c.find(ctx, hash, key, c.loads)
+	v, from, err := c.find(ctx, near, hash, key, c.loads)
 	if err == nil && from == SourceNone {
 		err = ErrNotFound
 	}
@@ -36,11 +39,11 @@ func (c *Cache[V]) getPast(ctx context.Context, hash uint64, key string) (V, Sou
 // ownHit returns a value that this node holds as an owner of its key. It gives
 // up where there is more to do than to read it. The caller has looked for a
 // pause.
-func (c *Cache[V]) ownHit(hash uint64, key string) (v V, ok bool) {
+func (c *Cache[V]) ownHit(near, hash uint64, key string) (v V, ok bool) {
 	n, shard := c.n, shardOfHash(hash)
 	// The token before the view: when a shard is lost, near values are dropped
 	// after the view has changed.
-	token := c.near.token(hash)
+	token := c.near.token(near)
 	if n.life.Err() != nil || !n.holdsAll(shard) {
 		return v, false
 	}
@@ -64,11 +67,11 @@ func (c *Cache[V]) ownHit(hash uint64, key string) (v V, ok bool) {
 	}
 	reads := c.sp.count.ownHits.inc()
 	n.heat.note(hash)
-	if !c.near.admits(hash, size, reads) {
+	if !c.near.admits(near, size, reads) {
 		return v, true // it is the caller's alone
 	}
 	if meta.Expires == 0 || meta.Expires > n.pauses.glance() {
-		c.near.put(hash, key, v, size, meta.Expires, token)
+		c.near.put(near, key, v, size, meta.Expires, token)
 	}
 	return c.handOut(v), true
 }

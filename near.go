@@ -1,6 +1,7 @@
 package peercache
 
 import (
+	"hash/maphash"
 	"math/bits"
 	"reflect"
 	"slices"
@@ -52,6 +53,8 @@ const (
 type near[V any] struct {
 	now       func() time.Duration
 	entryCost int64 // of an entry beside its key and encoded value
+	seed      maphash.Seed
+	keyspace  uint64 // of the cache
 
 	tables    [nearStripes]atomic.Pointer[nearTable[V]]  // nil: empty
 	stripes   atomic.Pointer[[nearStripes]nearStripe[V]] // nil until the first token: an unused near is small
@@ -96,7 +99,8 @@ type nearBucket[V any] struct {
 // A nearEntry holds a short key in itself, which spares a reader the way to
 // it.
 type nearEntry[V any] struct {
-	hash    uint64
+	hash    uint64        // here
+	told    uint64        // the key's hash as all members have it, for heat
 	expires time.Duration // 0: never
 	uses    atomic.Uint32
 	ticket  uint32 // guarded by the stripe's mutex: in the queue; 0: kept
@@ -145,16 +149,21 @@ func (e *nearEntry[V]) wanted(now time.Duration) uint32 {
 // reckoned with the encoded size of its value: what a decoded value refers to
 // beyond that is not known.
 func newNear[V any](maxBytes int64, now func() time.Duration) *near[V] {
-	n := &near[V]{now: now, entryCost: roundUp(int64(reflect.TypeFor[nearEntry[V]]().Size()))}
+	n := &near[V]{now: now, entryCost: roundUp(int64(reflect.TypeFor[nearEntry[V]]().Size())), seed: maphash.MakeSeed()}
 	n.max.Store(max(maxBytes, 0))
 	return n
 }
 
+// hash returns the hash of a key that the other methods take. It is not the one
+// that places keys, of which anybody can make keys that collide: they would
+// share one bucket here.
+func (n *near[V]) hash(key string) uint64 { return maphash.String(n.seed, key) }
+
 // roundUp is about what the allocator makes of a size.
 func roundUp(size int64) int64 { return (size + 15) &^ 15 }
 
-// mixHash spreads a key's hash, whichever of its bits shards are made from
-// (Knuth, The Art of Computer Programming 3, 6.4). From the top there are 6
+// mixHash spreads a key's hash (Knuth, The Art of Computer Programming 3, 6.4).
+// From the top there are 6
 // bits for the stripe, 5 for the change counter, 7 for the tag; 20 bits from
 // bit 20 are the bucket's.
 func mixHash(hash uint64) uint64 { return hash * 0x9e3779b97f4a7c15 }
@@ -176,10 +185,18 @@ func matches(tags, tag uint64) uint64 {
 // the use. recent is a time on the cache's clock that is not yet [glanceTime]
 // ago: only near its end is an entry held against the clock itself.
 func (n *near[V]) get(hash uint64, key string, recent time.Duration) (v V, ok bool) {
+	if e := n.find(hash, key, recent); e != nil {
+		return e.value, true
+	}
+	return v, false
+}
+
+// find is get for those who want the entry. Nil: there is none.
+func (n *near[V]) find(hash uint64, key string, recent time.Duration) *nearEntry[V] {
 	mixed := mixHash(hash)
 	t := n.tables[mixed>>58].Load()
 	if t == nil {
-		return v, false
+		return nil
 	}
 	b := t.bucket(mixed)
 	for m := matches(b.tags.Load(), nearTag(mixed)); m != 0; m &= m - 1 {
@@ -188,16 +205,16 @@ func (n *near[V]) get(hash uint64, key string, recent time.Duration) (v V, ok bo
 			continue
 		}
 		if e.expires != 0 && recent+2*glanceTime >= e.expires && n.now() >= e.expires {
-			return v, false
+			return nil
 		}
 		// Most uses of a hot entry find the count at its maximum and write
 		// nothing, so that readers share the line. A lost count is no harm.
 		if u := e.uses.Load(); u < nearMaxUses {
 			e.uses.Store(u + 1)
 		}
-		return e.value, true
+		return e
 	}
-	return v, false
+	return nil
 }
 
 func (t *nearTable[V]) bucket(mixed uint64) *nearBucket[V] { return &t.buckets[mixed>>20&t.mask] }
@@ -250,7 +267,7 @@ func (n *near[V]) put(hash uint64, key string, v V, size int, expires time.Durat
 		return false
 	}
 	e := newNearEntry(hash, key, v)
-	e.expires, e.cost = expires, cost
+	e.told, e.expires, e.cost = hashOf(n.keyspace, key), expires, cost
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -498,6 +515,13 @@ func (n *near[V]) drop(hash uint64, key string) {
 			}
 			n.removeLocked(s, b, way)
 		}
+	}
+}
+
+// forget is drop by the key alone.
+func (n *near[V]) forget(key string) {
+	if n.stripes.Load() != nil {
+		n.drop(n.hash(key), key)
 	}
 }
 

@@ -506,7 +506,7 @@ func (n *Node) serveGet(ctx context.Context, req mux.Request, progress func(mux.
 		// 1. An owner gave a key away, which was deleted since. 2. Those who did
 		// so are cut off. 3. Another one owns the key by its view, as this node
 		// will, and asks it. Only who was away needs what is left here.
-		if hash := hashOf(sp.keyspace, g.key); g.mode != getLeftover && n.handoff.outdated(shardOfHash(hash), hash) {
+		if g.mode != getLeftover && n.handoff.outdated(shardOf(sp.keyspace, g.key), sp, g.key) {
 			return mux.Reply{Code: replyAbsent}
 		}
 		if e, ok := n.store.peek(sp, g.key); ok {

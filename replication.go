@@ -575,9 +575,8 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 // applyFrom applies what its stamper, or who loaded it, sent; former if to a
 // former owner.
 func (n *Node) applyFrom(it *stamped, former bool) (held standing, applied bool) {
-	hash := hashOf(it.sp.keyspace, it.key)
-	shard := shardOfHash(hash)
-	n.handoff.keepForAWhile(shard, hash, former)
+	shard := shardOf(it.sp.keyspace, it.key)
+	n.handoff.keepForAWhile(shard, it.sp, it.key, former)
 	held, applied, err := n.applyStaged(it.sp, it.key, it.op, it.entry)
 	if err != nil {
 		// It cannot be held here, where there is less memory than at its
@@ -588,7 +587,7 @@ func (n *Node) applyFrom(it *stamped, former bool) (held standing, applied bool)
 	// What a floor or a stage keeps out comes again with a later stamp, or its
 	// stamper dies: then it is missing here.
 	if applied || held.entry && held.order.compare(it.entry.order) >= 0 {
-		n.handoff.cameMeanwhile(shard, hash, it.entry.order.v.incarnation, it.number)
+		n.handoff.cameMeanwhile(shard, it.sp, it.key, it.entry.order.v.incarnation, it.number)
 		n.vectors.saw(shard, it.entry.order.v.incarnation, it.number)
 	}
 	return held, applied

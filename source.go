@@ -44,11 +44,11 @@ func (s Source) String() string {
 // counters and headers such as X-Cache. Beside an error the Source is
 // SourceNone.
 func (c *Cache[V]) GetFrom(ctx context.Context, key string) (V, Source, error) {
-	hash := hashOf(c.sp.keyspace, key)
-	if v, ok := c.nearHit(hash, key); ok {
+	near := c.near.hash(key)
+	if v, ok := c.nearHit(near, key); ok {
 		return v, SourceNear, nil
 	}
-	return c.getPast(ctx, hash, key)
+	return c.getPast(ctx, near, key)
 }
 
 // source says where what was found came from.

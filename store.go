@@ -34,7 +34,7 @@ type face struct {
 	load      func(ctx loadContext, key string) loaded // nil: a plain store
 	loadMany  func(ctx loadContext, keys []string) map[string]loaded
 	timeout   time.Duration
-	forget    func(hash uint64, key string) // drops a near copy
+	forget    func(key string) // drops a near copy
 	forgetAll func()
 	resize    func(maxBytes int64) // bounds the near copies
 	nearStats func() (entries, bytes int64)
@@ -232,7 +232,7 @@ func (s *store) applyOn(sp *space, key string, e entry, from source, base *order
 	if verdict != lru.Put {
 		return held, held.entry && held.order == e.order, nil // what is held already was applied already
 	}
-	s.changed(sp, key, k.Hash, e.order.isWrite())
+	s.changed(sp, key, e.order.isWrite())
 	return standing{order: e.order, entry: true}, true, nil
 }
 
@@ -258,7 +258,7 @@ func (s *store) removeIf(sp *space, key string, write bool, pick func(held order
 		return lru.Keep
 	})
 	if err == nil && verdict == lru.Remove {
-		s.changed(sp, key, k.Hash, write)
+		s.changed(sp, key, write)
 	}
 }
 
@@ -281,9 +281,9 @@ func (s *store) purge(shard int) {
 }
 
 // changed drops what was derived from the value before.
-func (s *store) changed(sp *space, key string, hash uint64, write bool) {
+func (s *store) changed(sp *space, key string, write bool) {
 	if f := sp.face.Load(); f != nil {
-		f.forget(hash, key)
+		f.forget(key)
 	}
 	if write {
 		s.wrote(sp, key)
@@ -370,13 +370,13 @@ func (s *store) drop(shard int) {
 }
 
 // keepOnly empties a shard that this node comes to own again, floors included,
-// but for some entries.
-func (s *store) keepOnly(shard int, hashes map[uint64]struct{}) {
-	if len(hashes) == 0 {
+// but for some entries, of which there are most at the most.
+func (s *store) keepOnly(shard, most int, keep func(e *lru.Entry) bool) {
+	if most == 0 {
 		s.drop(shard)
 		return
 	}
-	s.dropIf(shard, func(e *lru.Entry) bool { _, kept := hashes[e.Hash]; return !kept })
+	s.dropIf(shard, func(e *lru.Entry) bool { return !keep(e) })
 	s.floors[shard].Store(nil)
 }
 

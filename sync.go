@@ -519,7 +519,7 @@ func (s *store) dropIf(shard int, pick func(e *lru.Entry) bool) {
 		return true
 	})
 	for _, k := range dropped {
-		s.changed(s.spaceOf(k.Space), k.Name, k.Hash, false)
+		s.changed(s.spaceOf(k.Space), k.Name, false)
 	}
 }
 

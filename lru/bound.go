@@ -87,7 +87,7 @@ func (g *segment) startRings(old [2]ring) {
 
 // adopt appends a copy of a record of the old layout to a ring. It returns the bytes this frees.
 func (g *segment) adopt(s *Store, rec record, to int) (freed int64) {
-	tag := tagOf(mix(rec.hash()))
+	tag := g.tagOf(s, rec)
 	units := rec.units()
 	if int(units)*unit <= g.shape.inlineMax || rec.external() {
 		next, ref := g.push(s, to, units, rec.shard(), &freed)

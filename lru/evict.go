@@ -136,7 +136,7 @@ func (g *segment) step(s *Store, from int, compact bool) (freed int64) {
 // move appends a copy of a record to the given ring; the old one is about to leave. It returns the bytes given back,
 // negative if it took a block.
 func (g *segment) move(s *Store, rec record, ref uint32, to int, freq byte) (freed int64) {
-	tag := tagOf(mix(rec.hash()))
+	tag := g.tagOf(s, rec)
 	slot := g.index.find(tag, ref)
 	units := rec.units()
 	next, nref := g.push(s, to, units, rec.shard(), &freed)
@@ -157,7 +157,7 @@ func (g *segment) move(s *Store, rec record, ref uint32, to int, freq byte) (fre
 // drop evicts a record, or expires it if its time has come. It returns the bytes given back.
 func (g *segment) drop(s *Store, rec record, ref uint32) (freed int64) {
 	from := int(ref >> 31)
-	tag := tagOf(mix(rec.hash()))
+	tag := g.tagOf(s, rec)
 	why := Evicted
 	if rec.expired(s.now) {
 		why = Expired

@@ -1,6 +1,6 @@
 package lru
 
-// index finds records by tag, the low 32 bits of the mixed hash: a table with linear probing whose slots hold the tag
+// index finds records by tag: a table with linear probing whose slots hold the tag
 // in the upper and the ref of the record in the lower half. A slot's home follows from its tag alone, so that growing and
 // deleting touch no record. Empty slots are 0, for which reason tags are not.
 type index struct {
@@ -74,6 +74,22 @@ func (x *index) find(tag, ref uint32) int {
 			i = 0
 		}
 	}
+}
+
+// count returns how many slots have a tag.
+func (x *index) count(tag uint32) (n int) {
+	if len(x.slots) == 0 {
+		return 0
+	}
+	for i := x.home(tag); x.slots[i] != 0; {
+		if uint32(x.slots[i]>>32) == tag {
+			n++
+		}
+		if i++; i == len(x.slots) {
+			i = 0
+		}
+	}
+	return n
 }
 
 // set gives slot i another ref.

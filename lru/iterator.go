@@ -19,16 +19,17 @@ type Iterator struct {
 	segment int // next to gather from
 	found   []sighting
 	next    int // in found
-	same    int // entries of the same hash already shown, when found[next] had moved
+	same    int // entries of the same tag already shown, when found[next] had moved
 	entry   Entry
 	buf     []byte
 }
 
 // sighting is an entry seen while gathering.
 type sighting struct {
-	hash uint64
-	ref  uint32
-	heat uint8
+	segment uint32
+	tag     uint32
+	ref     uint32
+	heat    uint8
 }
 
 const gatherEntries = 1 << 16
@@ -74,7 +75,7 @@ func (it *Iterator) gather() bool {
 		it.segment = i + 1
 		g := &s.segments[i]
 		g.walk(s, it.shard, func(r record, ref uint32) {
-			it.found = append(it.found, sighting{r.hash(), ref, g.meta(r, int(ref>>31)).Heat})
+			it.found = append(it.found, sighting{uint32(i), g.tagOf(s, r), ref, g.meta(r, int(ref>>31)).Heat})
 		})
 	}
 	slices.SortStableFunc(it.found, func(a, b sighting) int { return cmp.Compare(b.heat, a.heat) })
@@ -84,19 +85,17 @@ func (it *Iterator) gather() bool {
 // show copies out the entry that was sighted, if it is still there, and says whether there may be more to show for the
 // sighting.
 func (it *Iterator) show(e sighting) (shown, more bool) {
-	s := it.s
-	h := mix(e.hash)
-	g, tag := s.segment(h), tagOf(h)
+	g, tag := &it.s.segments[e.segment], e.tag
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if it.same == 0 {
 		if i := g.index.find(tag, e.ref); i >= 0 {
-			if r := g.at(e.ref); r.hash() == e.hash && r.shard() == it.shard {
+			if r := g.at(e.ref); r.shard() == it.shard {
 				return it.take(g, r, e.ref), false
 			}
 		}
 	}
-	// It has moved or gone: show all entries of its hash, one at a call.
+	// It has moved or gone: show all entries of its tag, which are few, one at a call.
 	n := 0
 	x := &g.index
 	if len(x.slots) == 0 {
@@ -105,7 +104,7 @@ func (it *Iterator) show(e sighting) (shown, more bool) {
 	for i := x.home(tag); x.slots[i] != 0; {
 		if slot := x.slots[i]; uint32(slot>>32) == tag {
 			r := g.at(uint32(slot))
-			if r.hash() == e.hash && r.shard() == it.shard {
+			if r.shard() == it.shard {
 				if n++; n > it.same {
 					it.same = n
 					return it.take(g, r, uint32(slot)), true
@@ -144,7 +143,7 @@ func (s *Store) RemoveIf(shard uint16, f func(e Entry) bool) (removed int) {
 			if f != nil && !f(g.entry(r, int(ref>>31))) {
 				return
 			}
-			s.used.Add(-g.remove(s, g.index.find(tagOf(mix(r.hash())), ref), r))
+			s.used.Add(-g.remove(s, g.index.find(g.tagOf(s, r), ref), r))
 			removed++
 		})
 	}

@@ -51,6 +51,7 @@ const (
 	kindExpiry   = 1 << 4
 	kindW        = 1 << 5
 	kindV        = 1 << 6
+	kindSecond   = 1 << 7 // the index has it by its second tag
 
 	kindOptions = kindExpiry | kindW | kindV
 	maxFreq     = 3
@@ -69,6 +70,7 @@ func (r record) units() uint64    { return uint64(le.Uint16(r[recSize:])) }
 func (r record) kind() byte       { return r[recKind] }
 func (r record) dead() bool       { return r[recKind]&kindDead != 0 }
 func (r record) external() bool   { return r[recKind]&kindExternal != 0 }
+func (r record) second() bool     { return r[recKind]&kindSecond != 0 }
 func (r record) freq() byte       { return r[recKind] & kindFreq }
 func (r record) setFreq(f byte)   { r[recKind] = r[recKind]&^kindFreq | f }
 func (r record) setLink(l uint32) { le.PutUint32(r[recLink:], l) }

@@ -9,6 +9,7 @@ import (
 // Store is a cache of byte strings, bounded in bytes. All methods may be called concurrently.
 type Store struct {
 	geometry
+	seeds
 	policy   policy
 	now      func() time.Duration
 	onEvict  func(Entry, Reason)
@@ -37,6 +38,7 @@ func New(o Options) *Store {
 	o.MaxBytes = max(o.MaxBytes, MinMaxBytes)
 	s := &Store{
 		geometry: newGeometry(o),
+		seeds:    newSeeds(),
 		policy:   defaultPolicy(),
 		now:      o.Now,
 		onEvict:  o.OnEvict,
@@ -65,20 +67,6 @@ func (s *Store) setBound(n int64, sh *shape) {
 	s.limit.Store(n - sh.reserve(s.geometry.segments))
 }
 
-// mix spreads a caller's hash (the finalizer of splitmix64).
-func mix(h uint64) uint64 {
-	h ^= h >> 30
-	h *= 0xbf58476d1ce4e5b9
-	h ^= h >> 27
-	h *= 0x94d049bb133111eb
-	return h ^ h>>31
-}
-
-// tagOf returns the tag that belongs to a mixed hash.
-func tagOf(h uint64) uint32 {
-	return max(uint32(h), 1)
-}
-
 // shard brings a shard's number into range.
 func (s *Store) shard(n uint16) uint16 {
 	if int(n) >= s.shards {
@@ -101,7 +89,7 @@ func (s *Store) Peek(k Key, dst []byte) ([]byte, Meta, bool) {
 }
 
 func (s *Store) read(k *Key, dst []byte, use bool) ([]byte, Meta, bool) {
-	h := mix(k.Hash)
+	h := s.mix(k.Hash)
 	g := s.segment(h)
 	g.mu.Lock()
 	slot, r := g.lookup(s, tagOf(h), k, use)
@@ -130,7 +118,7 @@ func (s *Store) read(k *Key, dst []byte, use bool) ([]byte, Meta, bool) {
 // is valid until f returns and must not be changed. f runs with a lock held: it must be quick and must not call the
 // Store.
 func (s *Store) View(k Key, f func(value []byte, m Meta)) bool {
-	h := mix(k.Hash)
+	h := s.mix(k.Hash)
 	g := s.segment(h)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -145,7 +133,7 @@ func (s *Store) View(k Key, f func(value []byte, m Meta)) bool {
 // Stat returns the metadata of the entry under k, without counting as a use. An expired entry counts as there until its
 // room is needed; Old.Value is nil.
 func (s *Store) Stat(k Key) Old {
-	h := mix(k.Hash)
+	h := s.mix(k.Hash)
 	g := s.segment(h)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -159,7 +147,7 @@ func (s *Store) Stat(k Key) Old {
 // Touch counts as a use of the entry under k: for a copy whose original was read elsewhere. It returns whether there is
 // one.
 func (s *Store) Touch(k Key) bool {
-	h := mix(k.Hash)
+	h := s.mix(k.Hash)
 	g := s.segment(h)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -202,8 +190,8 @@ func (s *Store) Apply(k Key, m *Meta, value []byte, decide func(old Old) Verdict
 		return Keep, ErrTooLarge
 	}
 	k.Shard = s.shard(k.Shard)
-	h := mix(k.Hash)
-	d.tag = tagOf(h)
+	h := s.mix(k.Hash)
+	d.first = tagOf(h)
 	g := s.segment(h)
 	if l := s.limitOf(k.Space); l != nil {
 		if err := s.makeRoom(k.Space, l, g, entryCost(d.klen+len(value))); err != nil {
@@ -258,7 +246,7 @@ func (s *Store) Apply(k Key, m *Meta, value []byte, decide func(old Old) Verdict
 
 // Remove deletes the entry under k. It returns whether there was one that had not expired.
 func (s *Store) Remove(k Key) bool {
-	h := mix(k.Hash)
+	h := s.mix(k.Hash)
 	g := s.segment(h)
 	g.mu.Lock()
 	defer g.mu.Unlock()

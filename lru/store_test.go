@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"testing"
@@ -314,14 +315,16 @@ func TestLaps(t *testing.T) {
 		start := uint64(1)<<31 - uint64(i+1)<<g.shape.blockShift
 		g.rings[i] = ring{head: start, tail: start}
 	}
+	draws := rand.NewZipf(rand.New(rand.NewPCG(1, 1)), 1.01, 1, 999)
 	for i := range 300_000 {
-		k := numbered(i % 1000)
-		k.Shard = uint16(i % 2)
+		n := draws.Uint64()
+		k := numbered(int(n))
+		k.Shard = uint16(n % 2)
 		v, _, ok := s.Read(k, nil)
 		if ok {
-			require.Equal(t, uint64(i%1000), binary.LittleEndian.Uint64(v))
+			require.Equal(t, n, binary.LittleEndian.Uint64(v))
 		} else {
-			require.NoError(t, s.Put(k, Meta{}, binary.LittleEndian.AppendUint64(nil, uint64(i%1000))))
+			require.NoError(t, s.Put(k, Meta{}, binary.LittleEndian.AppendUint64(nil, n)))
 		}
 		if i%10_000 == 0 || i < 2000 && i%50 == 0 {
 			check(t, s)

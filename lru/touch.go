@@ -1,9 +1,10 @@
 package lru
 
 // TouchHash counts as a use of the entries whose Key.Hash is hash, for copies whose originals were read elsewhere: a
-// hash is cheaper to send than a key, and two keys of one hash only make both look used. It returns whether there is one.
+// hash is cheaper to send than a key, and two keys of one hash only make both look used. Of more than two keys of one hash
+// it finds two. It returns whether there is one.
 func (s *Store) TouchHash(hash uint64) (found bool) {
-	h := mix(hash)
+	h := s.mix(hash)
 	tag := tagOf(h)
 	g := s.segment(h)
 	g.mu.Lock()
