@@ -56,3 +56,7 @@ func (n *Node) PushEvent(call func()) { n.events.push(call) }
 // PeerCount returns how many other processes the node keeps connections to, or
 // would make them again.
 func (n *Node) PeerCount() int { return len(n.peers.all()) }
+
+// SetMaxBody makes a node take what is larger for too large to be sent to others
+// who lack something.
+func SetMaxBody(n *Node, most int) { n.handoff.maxBody = func() int { return most } }

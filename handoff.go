@@ -2,7 +2,6 @@ package peercache
 
 import (
 	"context"
-	"hash/maphash"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,24 +35,26 @@ const (
 // no more.
 type handoff struct {
 	n     *Node
-	seed  maphash.Seed // of names
 	state [shardCount]atomic.Uint32
 	fills round  // of the shards that have to be heard of from all
 	mends round  // of those of which something was missed
 	met   signal // fired when the others were asked for after a pause
 	pace  pace   // of what others copy from here
 
+	maxBody        func() int   // the largest body of a request or reply
 	alone          atomic.Bool  // after a pause, until then: the others may see other owners than this node
 	resumed        atomic.Int64 // when the last pause ended, on the node's clock
 	merges         atomic.Int64
 	received, sent atomic.Int64 // bytes
 
-	mu     sync.Mutex
-	from   map[int]*filling   // guarded by mu; the shards being filled or mended
-	lost   map[int]*lostShard // guarded by mu; shards that are not held, of which there is something all the same
-	serial uint64             // guarded by mu; of the view that was followed last
-	pauses uint64             // guarded by mu
-	since  ShardsFilled       // guarded by mu; what was filled since nothing was missing; Bytes is what had been received by then
+	mu      sync.Mutex
+	from    map[int]*filling   // guarded by mu; the shards being filled or mended
+	lost    map[int]*lostShard // guarded by mu; shards that are not held, of which there is something all the same
+	serial  uint64             // guarded by mu; of the view that was followed last
+	pauses  uint64             // guarded by mu
+	faults  map[badShard]fault // guarded by mu; shards that sources cannot give, not long ago
+	omitted map[uint64]bool    // guarded by mu; fingerprints of entries that were too large to be sent
+	since   ShardsFilled       // guarded by mu; what was filled since nothing was missing; Bytes is what had been received by then
 }
 
 // A filling is one attempt to fill a shard, from when the node came to own it,
@@ -94,15 +95,8 @@ func (h *handoff) outdated(shard int, sp *space, key string) bool {
 	if l == nil || !l.outdated(h.n.clock.Elapsed()) {
 		return false
 	}
-	_, kept := l.kept[h.nameOf(sp.id, key)]
+	_, kept := l.kept[h.n.store.nameOf(sp.id, []byte(key))]
 	return !kept
-}
-
-// nameOf names an entry of the store in 64 bits. Of the hash that places keys it
-// is easy to find keys that collide, and what was kept of one of them would
-// vouch for what is left of the others.
-func (h *handoff) nameOf(space uint32, key string) uint64 {
-	return mix64(maphash.String(h.seed, key) + uint64(space))
 }
 
 // A round is what fills shards, or what mends them: neither waits for the
@@ -115,11 +109,14 @@ type round struct {
 func newHandoff(n *Node) *handoff {
 	return &handoff{
 		n:     n,
-		seed:  maphash.MakeSeed(),
 		fills: round{wake: make(chan struct{}, 1)},
 		mends: round{mend: true, wake: make(chan struct{}, 1)},
 		from:  make(map[int]*filling),
 		lost:  make(map[int]*lostShard),
+
+		maxBody: n.maxBody,
+		faults:  make(map[badShard]fault),
+		omitted: make(map[uint64]bool),
 	}
 }
 
@@ -211,7 +208,7 @@ func (h *handoff) gainLocked(shard int, before, after *view, met []Member) {
 		kept = len(l.kept) > 0
 		if l.outdated(h.n.clock.Elapsed()) {
 			h.n.store.keepOnly(shard, len(l.kept), func(e *lru.Entry) bool {
-				_, kept := l.kept[h.nameOf(e.Space, string(e.Bytes))]
+				_, kept := l.kept[h.n.store.nameOf(e.Space, e.Bytes)]
 				return kept
 			})
 			h.n.vectors.drop(shard)
@@ -262,6 +259,9 @@ func (h *handoff) behind(ahead Member, shards []int) {
 		if f := h.from[shard]; f != nil && (f.all || contains(f.former, ahead.Incarnation)) || !v.holds(h.n.incarnation, shard) {
 			continue
 		}
+		if f, bad := h.faultLocked(ahead.Incarnation, shard); bad && f.final {
+			continue
+		}
 		h.fillLocked(shard, filling{former: []Member{ahead}})
 		h.state[shard].CompareAndSwap(shardFilled, shardStale)
 	}
@@ -293,7 +293,7 @@ func (h *handoff) keepForAWhile(shard int, sp *space, key string, former bool) {
 		l.kept = make(map[uint64]struct{})
 	}
 	if len(l.kept) < maxKept { // what a stand-in gets within seconds
-		l.kept[h.nameOf(sp.id, key)] = struct{}{}
+		l.kept[h.n.store.nameOf(sp.id, []byte(key))] = struct{}{}
 	}
 }
 
@@ -314,7 +314,7 @@ func (h *handoff) cameMeanwhile(shard int, sp *space, key string, stamper, numbe
 	if l == nil {
 		return
 	}
-	if _, kept := l.kept[h.nameOf(sp.id, key)]; kept {
+	if _, kept := l.kept[h.n.store.nameOf(sp.id, []byte(key))]; kept {
 		l.came.saw(stamper, number)
 	}
 }

@@ -62,6 +62,7 @@ type Node struct {
 	serving       atomic.Int64 // requests of peers under way
 	disagreements disagreements
 	hedges        atomic.Int64
+	omitted       atomic.Int64 // Stats.SyncOmitted
 
 	partialWrites atomic.Int64 // writes of which an owner did not confirm its copy in time
 

@@ -103,8 +103,11 @@ func inflate(body []byte, most int) ([]byte, error) {
 	case kind == bodyDeflated:
 		size := r.Uvarint()
 		deflated := r.Rest()
-		if r.End() != nil || size > uint64(most) {
+		if r.End() != nil {
 			return nil, errSyncPage
+		}
+		if size > uint64(most) {
+			return nil, errSyncSize
 		}
 		var buf bytes.Buffer
 		n, err := io.Copy(&buf, io.LimitReader(flate.NewReader(bytes.NewReader(deflated)), int64(size)+1))

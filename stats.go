@@ -22,6 +22,7 @@ type Stats struct {
 	ShardsSyncing int   // shards that are being filled, or of which something was missed and is being copied
 	SyncBytes     int64 // received to fill and mend shards
 	SyncBytesSent int64 // sent to others for that
+	SyncOmitted   int64 // entries that were too large to be copied to another holder, and shards that another one could not give; each is logged
 	HintsPending  int   // shards, counted for each other holder, of which that one may lack something that this node has
 	PartialWrites int64 // writes of this node of which an owner that may be living did not confirm its copy in time
 	Merges        int64 // how often this node met members of another side of a split
@@ -77,6 +78,7 @@ func (n *Node) Stats() Stats {
 		ShardsSyncing:  n.handoff.syncingCount(),
 		SyncBytes:      n.handoff.received.Load(),
 		SyncBytesSent:  n.handoff.sent.Load(),
+		SyncOmitted:    n.omitted.Load(),
 		HintsPending:   int(n.compares.pending.Load()),
 		PartialWrites:  n.partialWrites.Load(),
 		Merges:         n.handoff.merges.Load(),

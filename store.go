@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -66,6 +67,7 @@ func (f *floors) under(space uint32) Version {
 // tombstones and floors.
 type store struct {
 	lru    *lru.Store
+	seed   maphash.Seed // of names
 	now    func() time.Duration
 	clock  *hybridClock
 	wrote  func(s *space, key string) // called after a write was applied, before it is acknowledged
@@ -78,7 +80,7 @@ type store struct {
 }
 
 func newStore(maxBytes int64, now func() time.Duration, clock *hybridClock) *store {
-	s := &store{now: now, clock: clock, byName: make(map[string]*space)}
+	s := &store{seed: maphash.MakeSeed(), now: now, clock: clock, byName: make(map[string]*space)}
 	s.lru = lru.New(lru.Options{MaxBytes: maxBytes, Shards: shardCount, Now: now, OnEvict: s.evicted})
 	return s
 }
@@ -131,6 +133,12 @@ func (s *store) served() (requests int64) {
 func (s *space) key(key string) lru.Key {
 	hash := hashOf(s.keyspace, key)
 	return lru.Key{Hash: hash, Space: s.id, Shard: uint16(shardOfHash(hash)), Name: key}
+}
+
+// nameOf names an entry in 64 bits. Of the hash that places keys it is easy to
+// make keys that collide; of this one, which no other process knows, it is not.
+func (s *store) nameOf(space uint32, key []byte) uint64 {
+	return mix64(maphash.Bytes(s.seed, key) + mix64(uint64(space)))
 }
 
 // get returns what is held of a key and has not expired, and counts as a use.

@@ -20,8 +20,9 @@ import (
 const (
 	syncShards  = 256      // in one request at most
 	syncHave    = 1 << 15  // fingerprints in one request, unless one shard has more: a small part of what a page brings
-	maxSyncHave = 1 << 22  // of one shard; beyond it what is had travels again
-	syncBytes   = 2 << 20  // in one reply, unless one entry alone is larger
+	mostHave    = 1 << 20  // of one shard, half of what a request can carry; beyond it what is had travels again
+	maxSyncHave = 1 << 22  // of one shard that are read
+	syncBytes   = 2 << 20  // of entries in one reply, unless one entry alone is larger
 	maxSyncRest = 64 << 20 // in one reply beside two values
 )
 
@@ -80,7 +81,9 @@ func (h *handoff) fetchFrom(ctx context.Context, source Member, shards []int, gi
 			}
 			if !hot {
 				for _, shard := range rest[:done] {
-					given(shard, under[shard])
+					if f, bad := h.faultOf(source.Incarnation, shard); !bad || f.final {
+						given(shard, under[shard])
+					}
 				}
 			}
 			rest = rest[done:]
@@ -128,12 +131,33 @@ func (h *handoff) compared(ctx context.Context, source Member, shards []int, giv
 }
 
 // fetchBatch copies the first of some shards, and returns what came of those
-// that have begun and how many of them are complete.
+// that have begun and how many of them are complete or cannot be had. A page
+// that fails for what is on it is asked for again with its first shard alone, so
+// that no shard holds up the others.
 func (h *handoff) fetchBatch(ctx context.Context, source Member, shards []int, hot bool) (under map[int]*shardFetch, done int, err error) {
 	var after uint64
 	under = make(map[int]*shardFetch)
 	for most := min(len(shards), syncShards); done < most; {
-		page, err := h.fetchPage(ctx, source, shards[done:most], after, hot, under)
+		part := shards[done:most]
+		if bad := slices.IndexFunc(part, func(shard int) bool { _, bad := h.faultOf(source.Incarnation, shard); return bad }); bad == 0 {
+			delete(under, part[0])
+			done++
+			continue
+		} else if bad > 0 {
+			part = part[:bad]
+		}
+		page, err := h.fetchPage(ctx, source, part, after, hot, under)
+		if len(part) > 1 && (isTooLarge(err) || isBroken(err)) {
+			part = part[:1]
+			page, err = h.fetchPage(ctx, source, part, after, hot, under)
+		}
+		if isTooLarge(err) || isBroken(err) {
+			h.failed(source, part[0], err)
+			delete(under, part[0])
+			done++
+			after = 0
+			continue
+		}
 		if err != nil || page.refused {
 			return under, done, err
 		}
@@ -167,6 +191,9 @@ func (h *handoff) fetchPage(ctx context.Context, source Member, shards []int, af
 	if reply.Code == replyNotOwner {
 		return syncPage{refused: true}, nil
 	}
+	if reply.Code == replyMalformed {
+		return p, fmt.Errorf("%w: peer answers: %s", errSyncPage, replyText(reply.Code))
+	}
 	if reply.Code != replyOK {
 		return p, replyFailure(reply)
 	}
@@ -175,12 +202,15 @@ func (h *handoff) fetchPage(ctx context.Context, source Member, shards []int, af
 	if err != nil {
 		return p, err
 	}
-	return n.readSync(body, source.Incarnation, asked, under)
+	if p, err = n.readSync(body, source.Incarnation, asked, under); err == nil && p.done == 0 && p.after <= after {
+		err = fmt.Errorf("%w: it does not go on", errSyncPage)
+	}
+	return p, err
 }
 
 // fingerprints lists what is held of a shard.
 func (s *store) fingerprints(shard int) (have []uint64) {
-	for it := s.lru.Iterate(uint16(shard)); it.Next() && len(have) < maxSyncHave; {
+	for it := s.lru.Iterate(uint16(shard)); it.Next() && len(have) < mostHave; {
 		e := it.Entry()
 		have = append(have, fingerprint(&e))
 	}
@@ -245,16 +275,21 @@ func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request
 	}
 	done, next := 0, uint64(0)
 	t := n.timer(0)
+	var to Member
+	if m, ok := v.find(from.Incarnation); ok {
+		to = m.Member
+	}
 	var records []byte
 	for _, s := range asked {
-		if records, next = n.appendShard(records, t, &s, after, hot); next != 0 {
+		var fits bool
+		if records, next, fits = n.appendShard(records, t, &s, after, hot, &to); next != 0 || !fits {
 			break
 		}
 		after = 0
 		if !hot {
 			n.handoff.copied(s.shard)
 		}
-		if done++; len(records) > syncBytes {
+		if done++; len(records) >= syncBytes {
 			break
 		}
 	}
@@ -267,81 +302,11 @@ func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request
 
 // Records of a page. The numbers are fixed for ever.
 const (
-	syncHead  uint8 = iota + 1 // a shard begins: how far its source is
-	syncEntry                  // an entry of it
-	syncTail                   // its floors, and what the source lacks
+	syncHead    uint8 = iota + 1 // a shard begins: how far its source is
+	syncEntry                    // an entry of it
+	syncTail                     // its floors, and what the source lacks
+	syncOmitted                  // an entry of it without its value, which is too large
 )
-
-// appendShard appends of a shard what the asker does not have and whose place
-// is at or above after. When that is too much for a page, it appends what is
-// below some place, which it returns, and 0 when it appended all.
-func (n *Node) appendShard(b []byte, t timer, s *shardHave, after uint64, hot bool) (page []byte, next uint64) {
-	// How far this node is goes first, and its floors last: an entry that
-	// comes or goes meanwhile is then sent twice rather than never.
-	n.store.purge(s.shard)
-	b = wire.AppendByte(b, syncHead)
-	b = wire.AppendUint16(b, uint16(s.shard))
-	b = appendMarks(b, n.vectors.marks(s.shard))
-	have := make(map[uint64]bool, len(s.have)) // false: not met here
-	for _, f := range s.have {
-		have[f] = false
-	}
-	limit := uint64(0) // none
-	for {
-		page = b
-		over := false
-		for it := n.store.lru.Iterate(uint16(s.shard)); it.Next(); {
-			e := it.Entry()
-			f := fingerprint(&e)
-			if _, had := have[f]; had {
-				have[f] = true
-				continue
-			}
-			place := syncPlace(e)
-			if over || hot && e.Heat == 0 || place < after || limit != 0 && place >= limit {
-				continue
-			}
-			if len(page) > len(b) && len(page)-len(b)+len(e.Value) > syncBytes && (limit == 0 || limit-after > 1) {
-				over = true // goes on for what the asker has
-				continue
-			}
-			held := entryOf(e.Meta, e.Value)
-			page = wire.AppendByte(page, syncEntry)
-			page = wire.AppendString(page, n.store.spaceOf(e.Space).name)
-			page = wire.AppendBytes(page, e.Bytes)
-			page = wire.AppendByte(page, e.Heat)
-			page = t.appendEntry(page, &held)
-		}
-		if !over {
-			break
-		}
-		if limit == 0 {
-			limit = syncPlaces
-		}
-		limit = after + max((limit-after)/2, 1)
-	}
-	page = wire.AppendByte(page, syncTail)
-	page = wire.AppendUint16(page, uint16(s.shard))
-	page = n.store.appendFloors(page, s.shard)
-	var lacks []uint64
-	if after == 0 && !hot {
-		for f, met := range have {
-			if !met {
-				lacks = append(lacks, f)
-			}
-		}
-	}
-	page = wire.AppendUvarint(page, uint64(len(lacks)))
-	for _, f := range lacks {
-		page = wire.AppendUint64(page, f)
-	}
-	return page, limit
-}
-
-// syncPlaces is how finely a shard is cut into pages.
-const syncPlaces = 1 << 32
-
-func syncPlace(e lru.Entry) uint64 { return e.Hash & (syncPlaces - 1) }
 
 func appendMarks(b []byte, marks []mark) []byte {
 	b = wire.AppendUvarint(b, uint64(len(marks)))
@@ -405,13 +370,20 @@ func (n *Node) readSync(body []byte, source uint64, asked []shardHave, under map
 			}
 		case kind == syncEntry && now != nil:
 			n.readSyncEntry(&r, t, now)
+		case kind == syncOmitted && now != nil:
+			n.readSyncOmitted(&r, t, now)
 		case kind == syncTail && now != nil:
-			n.readSyncTail(&r, under)
+			if !n.readSyncTail(&r, under) {
+				return p, errSyncClock
+			}
 		default:
 			r.Fail("record of a sync")
 		}
 	}
-	return p, r.Err()
+	if r.Err() != nil {
+		return p, fmt.Errorf("%w: %w", errSyncPage, r.Err())
+	}
+	return p, nil
 }
 
 // beginFetch notes how far a source was when it began to send a shard.
@@ -444,8 +416,25 @@ func (n *Node) readSyncEntry(r *wire.Reader, t timer, f *shardFetch) {
 	f.sent = append(f.sent, fingerprint(&lru.Entry{Key: sp.key(key), Meta: e.meta()}))
 }
 
-// readSyncTail ends a page of a shard.
-func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) {
+// readSyncOmitted takes note of an entry that is too large to be sent: for this
+// node it is as good as evicted.
+func (n *Node) readSyncOmitted(r *wire.Reader, t timer, f *shardFetch) {
+	name, key := r.String(maxCacheName), r.String(maxKeyBytes)
+	e := t.readEntry(r)
+	if r.Err() != nil {
+		return
+	}
+	sp, err := n.store.space(name)
+	if err != nil || !n.hlc.observe(e.order.v.time) {
+		return
+	}
+	n.store.forgo(sp, key, e.order)
+	f.sent = append(f.sent, fingerprint(&lru.Entry{Key: sp.key(key), Meta: e.meta()}))
+}
+
+// readSyncTail ends a page of a shard. It returns false when the source's clock
+// is too far ahead to be followed.
+func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) bool {
 	shard, gc := readShard(r), readVersion(r)
 	clear := make(map[string]Version)
 	for range r.Count(maxSpaces, 17) {
@@ -457,9 +446,12 @@ func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) {
 		lacks[i] = r.Uint64()
 	}
 	f := under[shard]
-	if r.Err() != nil || f == nil || !n.hlc.observe(gc.time) {
+	if r.Err() != nil || f == nil {
 		r.Fail("end of a shard that has not begun")
-		return
+		return true
+	}
+	if !n.hlc.observe(gc.time) {
+		return false
 	}
 	f.gc = later(f.gc, gc)
 	f.lacks = append(f.lacks, lacks...)
@@ -468,6 +460,7 @@ func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) {
 			n.clearHere(sp, floor, []int{shard})
 		}
 	}
+	return true
 }
 
 // adoptShard ends the filling of a shard, of which all sources gave what they
@@ -523,5 +516,8 @@ func (s *store) dropIf(shard int, pick func(e *lru.Entry) bool) {
 	}
 }
 
-// errSyncPage says that a page cannot be read.
-var errSyncPage = fmt.Errorf("%w: page of a sync is malformed", ErrUnavailable)
+var (
+	errSyncPage  = fmt.Errorf("%w: page of a sync is malformed", ErrUnavailable)
+	errSyncSize  = fmt.Errorf("%w: page of a sync is too large", ErrUnavailable)
+	errSyncClock = fmt.Errorf("%w: a source's clock is too far ahead", ErrUnavailable)
+)

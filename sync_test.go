@@ -33,7 +33,7 @@ func TestInflateIsBounded(t *testing.T) {
 	body := make([]byte, 1<<20)
 	sent := deflate(body)
 	_, err := inflate(sent, len(body)-1)
-	require.ErrorIs(t, err, errSyncPage, "it says that it is too large")
+	require.ErrorIs(t, err, errSyncSize, "it says that it is too large")
 	lying := append(wire.AppendUvarint([]byte{bodyDeflated}, 1000), sent[4:]...)
 	_, err = inflate(lying, len(body))
 	require.ErrorIs(t, err, errSyncPage, "it is more than it says")
@@ -67,4 +67,52 @@ func FuzzDecodeSync(f *testing.F) {
 		require.Equal(t, hot, hot2)
 		require.Len(t, again, len(asked))
 	})
+}
+
+// TestPagesOfAShard: no page is larger than it may be, whatever the sizes of
+// the entries, and each entry is on one of them.
+func TestPagesOfAShard(t *testing.T) {
+	chance := rand.New(rand.NewPCG(1, 1))
+	for range 8 {
+		type item struct {
+			place uint64
+			size  int
+		}
+		var items []item
+		for range 1 + chance.IntN(150) {
+			size := 1 + chance.IntN(100<<10)
+			if chance.IntN(20) == 0 {
+				size = 1 + chance.IntN(6<<20)
+			}
+			items = append(items, item{1 + chance.Uint64N(syncPlaces-1), size})
+		}
+		seen := make(map[uint64]int)
+		for after, pages := uint64(0), 0; ; pages++ {
+			require.LessOrEqual(t, pages, len(items))
+			c := shardCut{room: syncBytes, one: true}
+			for _, it := range items {
+				if it.place >= after && c.wants(it.place) {
+					c.add(it.place, append(c.records, make([]byte, it.size)...))
+				}
+			}
+			c.cut()
+			size := 0
+			for _, p := range c.parts {
+				require.True(t, c.limit == 0 || p.place < c.limit)
+				require.GreaterOrEqual(t, p.place, after)
+				seen[p.place] = p.size
+				size += p.size
+			}
+			require.Len(t, c.records, size)
+			require.True(t, size <= syncBytes || len(c.parts) == 1)
+			if c.limit == 0 {
+				break
+			}
+			require.NotEmpty(t, c.parts)
+			after = c.limit
+		}
+		for _, it := range items {
+			require.Equal(t, it.size, seen[it.place])
+		}
+	}
 }
