@@ -28,7 +28,8 @@ const (
 
 	maxNameBytes  = 128
 	maxZoneBytes  = 64
-	maxAddrBytes  = 160
+	maxHostBytes  = 253 // as long as a DNS name may be
+	maxAddrBytes  = maxHostBytes + len(":65535")
 	maxWeight     = 1 << 16
 	maxCopies     = 16
 	minMaxBytes   = 64 << 10
@@ -60,6 +61,9 @@ type Config struct {
 
 	// Advertise is the host:port that peers dial. Default: the listener's
 	// address, with an address of this host where the listener has none.
+	// The host has at most 253 bytes. Members tell each other at most 400
+	// bytes of themselves: with Advertise, Name and Zone all near their
+	// bounds, Start fails.
 	//
 	// With neither Listen nor Listener the caller serves the [Node] (an
 	// [net/http.Handler]) at Path in a server of its own. The node
@@ -329,7 +333,7 @@ func checkPath(p string) error {
 // checkHostPort reports what keeps addr from being dialed.
 func checkHostPort(addr string) error {
 	if len(addr) > maxAddrBytes {
-		return fmt.Errorf("address %q...: longer than %d bytes", addr[:20], maxAddrBytes)
+		return fmt.Errorf("address %q...: %d bytes, more than a host of %d bytes and a port", addr[:20], len(addr), maxHostBytes)
 	}
 	if strings.Contains(addr, "://") {
 		return fmt.Errorf("address %s: a URL; only host:port is wanted", addr)
@@ -340,6 +344,9 @@ func checkHostPort(addr string) error {
 	}
 	if host == "" {
 		return fmt.Errorf("address %s: no host", addr)
+	}
+	if len(host) > maxHostBytes {
+		return fmt.Errorf("address %q...: a host of %d bytes, at most %d are possible", addr[:20], len(host), maxHostBytes)
 	}
 	for _, b := range []byte(host) {
 		if b <= ' ' || b == 0x7f {

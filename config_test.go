@@ -71,7 +71,11 @@ func TestConfigFaults(t *testing.T) {
 		{"advertise any address", peercache.Config{Listen: listen, Advertise: "0.0.0.0:7600"}, "Advertise: address 0.0.0.0:7600: stands for any address"},
 		{"advertise any IPv6 address", peercache.Config{Listen: listen, Advertise: "[::]:7600"}, "Advertise: address [::]:7600: stands for any address"},
 		{"advertise two lines", peercache.Config{Listen: listen, Advertise: "a\r\nb:7600"}, `Advertise: address "a\r\nb:7600": bad host`},
-		{"advertise too much", peercache.Config{Listen: listen, Advertise: long + ":7600"}, `Advertise: address "xxxxxxxxxxxxxxxxxxxx"...: longer than 160 bytes`},
+		{"advertise too much", peercache.Config{Listen: listen, Advertise: long + ":7600"}, `Advertise: address "xxxxxxxxxxxxxxxxxxxx"...: 305 bytes, more than a host of 253 bytes and a port`},
+		{"advertise too long a host", peercache.Config{Listen: listen, Advertise: long[:254] + ":1"}, `Advertise: address "xxxxxxxxxxxxxxxxxxxx"...: a host of 254 bytes, at most 253 are possible`},
+		{"advertise a long host", peercache.Config{Listen: listen, Advertise: long[:253] + ":65535"}, ""},
+		{"join too long a host", peercache.Config{Listen: listen, Join: []string{"a:1", long[:254] + ":1"}}, `Join[1]: address "xxxxxxxxxxxxxxxxxxxx"...: a host of 254 bytes, at most 253 are possible`},
+		{"join a long host", peercache.Config{Listen: listen, Join: []string{long[:253] + ":65535"}}, ""},
 		{"advertise a name", peercache.Config{Listen: listen, Advertise: "a.example:7600"}, ""},
 		{"advertise IPv6", peercache.Config{Listen: listen, Advertise: "[2001:db8::1]:7600"}, ""},
 

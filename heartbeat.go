@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -75,6 +76,7 @@ const (
 	tagAlgorithm = 6
 	tagState     = 7
 	tagClockOff  = 8
+	tagAddrEnd   = 9 // what of the address does not fit in tagAddr
 )
 
 func (a *announcement) encode() []byte {
@@ -88,7 +90,9 @@ func (a *announcement) encode() []byte {
 		v8 := binary.AppendUvarint(nil, v)
 		b = append(append(b, tag, byte(len(v8))), v8...)
 	}
-	text(tagAddr, a.Addr)
+	first := min(len(a.Addr), math.MaxUint8)
+	text(tagAddr, a.Addr[:first])
+	text(tagAddrEnd, a.Addr[first:])
 	text(tagName, a.Name)
 	text(tagZone, a.Zone)
 	number(tagWeight, uint64(a.Weight))
@@ -146,6 +150,10 @@ func (a *announcement) decodeField(tag byte, value []byte) error {
 	switch tag {
 	case tagAddr:
 		a.Addr, err = text(maxAddrBytes)
+	case tagAddrEnd:
+		var end string
+		end, err = text(maxAddrBytes - len(a.Addr))
+		a.Addr += end
 	case tagName:
 		a.Name, err = text(maxNameBytes)
 	case tagZone:

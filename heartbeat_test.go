@@ -10,11 +10,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// greatest is an announcement in which all is as long as it may be.
+// greatest is an announcement in which all is as long as it may be beside an
+// address of full length.
 func greatest() announcement {
 	return announcement{
 		Member: Member{
-			Name: strings.Repeat("n", maxNameBytes), Zone: strings.Repeat("z", maxZoneBytes),
+			Name: strings.Repeat("n", maxNameBytes-78), Zone: strings.Repeat("z", maxZoneBytes),
 			Addr:   strings.Repeat("a", maxAddrBytes-len(":65535")) + ":65535",
 			Weight: maxWeight, State: MemberLeaving, Incarnation: math.MaxUint64,
 		},
@@ -57,7 +58,8 @@ func TestAnnouncementsThatAreRefused(t *testing.T) {
 		"an address that is none":    slices.Concat([]byte{announcementVersion}, field(tagAddr, []byte("a")...), active),
 		"an address of two lines":    slices.Concat([]byte{announcementVersion}, field(tagAddr, []byte("a\r\nb:1")...), active),
 		"port 0":                     slices.Concat([]byte{announcementVersion}, field(tagAddr, []byte("a:0")...), active),
-		"an address too long":        with(long(tagAddr, maxAddrBytes+1)...),
+		"an address too long":        with(slices.Concat(long(tagAddr, 255), long(tagAddrEnd, maxAddrBytes-254))...),
+		"an end of no address":       slices.Concat([]byte{announcementVersion}, field(tagAddrEnd, []byte("a")...), active),
 		"a name too long":            with(long(tagName, maxNameBytes+1)...),
 		"a zone too long":            with(long(tagZone, maxZoneBytes+1)...),
 		"weight 0":                   with(field(tagWeight, 0)...),

@@ -97,8 +97,8 @@ func newSide(nc net.Conn, deadline time.Time, local Local) (*side, *HandshakeErr
 	if local.Now == nil {
 		local.Now = time.Now
 	}
-	if id := &local.Self; max(len(id.Cluster), len(id.Name), len(id.Addr)) > maxIdentity {
-		return nil, &HandshakeError{Code: RefusedOther, Text: fmt.Sprintf("cluster, name and address have at most %d bytes", maxIdentity)}
+	if id := &local.Self; max(len(id.Cluster), len(id.Name)) > maxIdentity || len(id.Addr) > maxAddr {
+		return nil, &HandshakeError{Code: RefusedOther, Text: fmt.Sprintf("cluster and name have at most %d bytes, the address %d", maxIdentity, maxAddr)}
 	}
 	if err := nc.SetDeadline(deadline); err != nil {
 		return nil, &HandshakeError{Code: Broken, Err: err}

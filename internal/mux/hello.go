@@ -17,7 +17,8 @@ import (
 const (
 	helloMagic   = "peercach"
 	maxHandshake = 4 << 10
-	maxIdentity  = 255 // bytes of each string in an Identity
+	maxIdentity  = 255 // bytes of the cluster and the name in an Identity
+	maxAddr      = 259 // of the address: a host name of 253 bytes and a port
 	maxRefusal   = 512 // bytes of a refusal's text
 
 	msgClientHello = 1
@@ -51,10 +52,10 @@ func (p Purpose) String() string {
 
 // Identity is who an end of a connection is.
 type Identity struct {
-	Cluster     string // what tells clusters apart; at most 255 bytes, like all here
-	Name        string // for people
+	Cluster     string // what tells clusters apart; at most 255 bytes
+	Name        string // for people; at most 255 bytes
 	Incarnation uint64
-	Addr        string // where peers dial it; may be empty
+	Addr        string // where peers dial it, at most 259 bytes; may be empty
 	Shards      uint32
 }
 
@@ -104,7 +105,7 @@ func (h *hello) parse(b []byte, common func(min, max uint16) bool) (bool, error)
 	h.id.Cluster = r.String(maxIdentity)
 	h.id.Name = r.String(maxIdentity)
 	h.id.Incarnation = r.Uint64()
-	h.id.Addr = r.String(maxIdentity)
+	h.id.Addr = r.String(maxAddr)
 	h.id.Shards = r.Uint32()
 	h.expect = r.Uint64()
 	for i := range h.nonce {
@@ -177,7 +178,7 @@ func parseRefusal(b []byte) *HandshakeError {
 	e.Text = printable(r.String(maxRefusal))
 	e.Peer.Name = r.String(maxIdentity)
 	e.Peer.Incarnation = r.Uint64()
-	e.Peer.Addr = r.String(maxIdentity)
+	e.Peer.Addr = r.String(maxAddr)
 	if r.Err() != nil || e.Code == Broken {
 		return &HandshakeError{Code: RefusedMalformed, Text: "unreadable refusal"}
 	}
