@@ -75,9 +75,7 @@ func New[V any](n *Node, name string, opts Options[V]) (*Cache[V], error) {
 	if !sp.face.CompareAndSwap(nil, f) {
 		return nil, fmt.Errorf("%w: cache %q", ErrExists, name)
 	}
-	if opts.MaxBytes > 0 {
-		n.store.lru.SetSpaceLimit(sp.id, opts.MaxBytes)
-	}
+	n.limits.own(sp, opts.MaxBytes)
 	n.shareNear()
 	return c, nil
 }

@@ -60,3 +60,14 @@ func (n *Node) PeerCount() int { return len(n.peers.all()) }
 // SetMaxBody makes a node take what is larger for too large to be sent to others
 // who lack something.
 func SetMaxBody(n *Node, most int) { n.handoff.maxBody = func() int { return most } }
+
+// BoundOf returns the bound that a node has for its part of a cache, and the
+// bytes that it holds of it.
+func BoundOf(n *Node, cache string) (most, held int64) {
+	sp, err := n.store.space(cache)
+	if err != nil {
+		return 0, 0
+	}
+	st := n.store.lru.SpaceStats(sp.id)
+	return st.MaxBytes, st.Bytes
+}

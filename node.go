@@ -59,6 +59,7 @@ type Node struct {
 	vectors       *vectors
 	compares      *compares
 	heat          *heat
+	limits        *limits
 	serving       atomic.Int64 // requests of peers under way
 	disagreements disagreements
 	hedges        atomic.Int64
@@ -111,6 +112,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	n.spawn(func(ctx context.Context) { n.handoff.run(ctx, &n.handoff.mends) })
 	n.spawn(n.compares.run)
 	n.spawn(n.heat.run)
+	n.spawn(n.limits.run)
 	if listener != nil {
 		n.serveOn(listener)
 	}
@@ -178,6 +180,7 @@ func newNode(cfg Config, listener net.Listener) (*Node, error) {
 	n.fills.n = n
 	n.operations, n.stages = newOperations(n.clock.Elapsed), newStages(n.clock.Elapsed)
 	n.handoff = newHandoff(n)
+	n.limits = newLimits(n)
 	n.vectors = &vectors{self: n.incarnation}
 	n.compares, n.heat = newCompares(n), newHeat(n)
 	n.store.used = n.heat.note

@@ -59,7 +59,9 @@ type Options[V any] struct {
 	ReadReplicas bool
 
 	// MaxBytes bounds this cache within what the node may hold. 0: no bound of
-	// its own.
+	// its own. Members that hold a part of the cache without having called
+	// New for it are told, and go by the greatest bound that members tell;
+	// one that called New goes by its own. All members should give the same.
 	MaxBytes int64
 
 	// Codec translates values to bytes. Nil: []byte and string as they are,

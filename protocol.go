@@ -29,6 +29,7 @@ const (
 	opHot     = 14 // keys that were read where reads go
 	opForward = 15 // a request for another member, whom its sender does not reach
 	opPacket  = 16 // a packet of gossip, where it does not go directly
+	opLimits  = 17 // the bounds of the asker's caches
 )
 
 // Codes of replies. The numbers are fixed for ever.
@@ -104,6 +105,8 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 		return n.serveForward(ctx, from, req, progress) // signed by the member that the request is for
 	case opPacket:
 		reply = n.servePacket(from, req)
+	case opLimits:
+		reply = n.serveLimits(from, req)
 	default:
 		return mux.Reply{Code: replyUnsupported}
 	}

@@ -47,6 +47,7 @@ func FuzzServe(f *testing.F) {
 		opHot:     wire.AppendUint64(nil, 5),
 		opForward: append((&forward{to: n.incarnation, from: Member{Incarnation: 7, Name: "a", Addr: "b:1"}, op: opGet}).append(nil), get.append(nil)...),
 		opPacket:  {1, 2, 3},
+		opLimits:  wire.AppendUvarint(wire.AppendString([]byte{1}, "other"), 1<<20),
 	} {
 		f.Add(op, n.incarnation, body)
 	}
