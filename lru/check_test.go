@@ -17,7 +17,7 @@ func check(t testing.TB, s *Store) {
 		g := &s.segments[i]
 		g.mu.Lock()
 		sh := g.shape
-		live, second := 0, 0
+		live := 0
 		var segInline, segExternal int64
 		type counts struct{ entries, bytes int64 }
 		spaces := map[uint32]counts{}
@@ -56,9 +56,6 @@ func check(t testing.TB, s *Store) {
 					continue
 				}
 				live++
-				if rec.second() {
-					second++
-				}
 				require.Equal(t, i, s.presence.next(rec.shard(), i), "a live record of a shard that is not said to be here")
 				ref := uint32(pos)&posMask | uint32(ring)<<31
 				slot := g.index.find(g.tagOf(s, rec), ref)
@@ -78,7 +75,6 @@ func check(t testing.TB, s *Store) {
 			require.Empty(t, chained, "chains with records that are not there")
 		}
 		require.Equal(t, live, g.index.n)
-		require.Equal(t, second, g.second)
 		filled := 0
 		for _, slot := range g.index.slots {
 			if slot != 0 {

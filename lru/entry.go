@@ -28,7 +28,7 @@ func (v Version) IsZero() bool { return v == Version{} }
 // Key names an entry. Two keys are the same if Space and name are; Hash and Shard must follow from these.
 type Key struct {
 	// Hash is a 64-bit hash of Space and name, made by the caller so that it is made once. Any bits may be weak. Keys
-	// of equal hashes may be as many as one likes: they share a lock, and are found nearly as soon as others.
+	// of equal hashes may be as many as one likes, and are found nearly as soon as others.
 	Hash uint64
 	// Space numbers the cache that the key belongs to. Each space has its own counts and may have its own limit.
 	Space uint32

@@ -22,7 +22,6 @@ type segment struct {
 	number  int // in the Store
 	shape   *shape
 	index   index
-	second  int // records that the index has by their second tag
 	rings   [2]ring
 	dead    [2]uint64   // units of dead records in each ring
 	heads   [2][]uint32 // low 31 bits of the position of the newest record of each chain, or noLink
@@ -47,17 +46,8 @@ func (g *segment) at(ref uint32) record {
 	return g.rings[ref>>31].at(g.shape, uint64(ref&posMask))
 }
 
-// find returns the slot and record of a key whose first tag is given, or -1.
-func (g *segment) find(s *Store, tag uint32, k *Key) (int, record) {
-	i, r := g.findTag(tag, k)
-	if i < 0 && g.second > 0 {
-		return g.findTag(s.secondTag(k), k)
-	}
-	return i, r
-}
-
-// findTag is find among the records that the index has by a tag.
-func (g *segment) findTag(tag uint32, k *Key) (int, record) {
+// find returns the slot and record of a key that the index has by a tag, or -1.
+func (g *segment) find(tag uint32, k *Key) (int, record) {
 	x := &g.index
 	if len(x.slots) == 0 {
 		return -1, nil
@@ -79,9 +69,9 @@ func (g *segment) findTag(tag uint32, k *Key) (int, record) {
 	}
 }
 
-// lookup is find for readers: an expired entry is none, and use counts a use.
-func (g *segment) lookup(s *Store, tag uint32, k *Key, use bool) (int, record) {
-	i, r := g.find(s, tag, k)
+// lookup is [Store.locate] for readers: an expired entry is none, and use counts a use.
+func (s *Store) lookup(k *Key, use bool) (g *segment, i int, r record) {
+	g, i, r = s.locate(k)
 	if i >= 0 && r.kind()&kindExpiry != 0 && r.expired(s.now) {
 		i = -1
 	}
@@ -93,7 +83,7 @@ func (g *segment) lookup(s *Store, tag uint32, k *Key, use bool) (int, record) {
 			g.use(s, i, r)
 		}
 	}
-	return i, r
+	return g, i, r
 }
 
 // use counts a use of the record at a slot.
@@ -151,7 +141,7 @@ func (g *segment) entry(r record, ring int) Entry {
 // tagOf returns the tag by which the index has a record.
 func (g *segment) tagOf(s *Store, r record) uint32 {
 	if r.second() {
-		return s.secondTag(&Key{Space: r.space(), Bytes: g.key(r)})
+		return tagOf(s.mixKey(&Key{Space: r.space(), Bytes: g.key(r)}))
 	}
 	return tagOf(s.mix(r.hash()))
 }
@@ -171,16 +161,17 @@ type draft struct {
 	meta  *Meta
 	value []byte
 	klen  int
-	first uint32 // tag
 	heat  byte
 
-	// What plan found.
+	// What lock found.
 	tag   uint32 // by which the index has it or is to have it
 	twice bool   // that is its second one
 	slot  int    // of the entry that is there, or -1
-	to    int    // ring
-	back  int    // ring whose ghost remembers the entry, or -1
-	apart bool   // the record is external
+
+	// What plan found.
+	to    int  // ring
+	back  int  // ring whose ghost remembers the entry, or -1
+	apart bool // the record is external
 }
 
 // size returns the options and the units of the record for d.
@@ -211,16 +202,10 @@ func (g *segment) plan(s *Store, d *draft) (need int64) {
 		most = recHeader + recExtra + extentRefBytes
 		need += heapBytes(d.klen+len(d.value)) + g.extents.room()
 	}
-	var old record
-	d.slot, old = g.find(s, d.first, d.key)
 	d.to, d.back = small, -1
 	if d.slot >= 0 {
-		d.to, d.twice = g.ringOf(d.slot), old.second()
+		d.to = g.ringOf(d.slot)
 	} else {
-		d.tag, d.twice = d.first, false
-		if g.index.count(d.first) >= sameTag {
-			d.tag, d.twice = s.secondTag(d.key), true
-		}
 		for i := range g.ghosts {
 			if g.ghosts[i].has(d.tag) {
 				d.to, d.back = main, i
@@ -352,9 +337,6 @@ func (g *segment) store(s *Store, d *draft, data []byte, funds *int64) {
 		g.index.set(d.slot, ref)
 	} else {
 		g.index.add(d.tag, ref)
-		if d.twice {
-			g.second++
-		}
 		if d.back >= 0 {
 			g.ghosts[d.back].remove(d.tag)
 			g.adapt(s, d.back)
@@ -386,9 +368,6 @@ func (g *segment) bury(s *Store, r record, ring int) (freed int64) {
 // remove takes the record at slot out. It returns the bytes this frees.
 func (g *segment) remove(s *Store, slot int, r record) int64 {
 	ring := g.ringOf(slot)
-	if r.second() {
-		g.second--
-	}
 	g.spaces.of(s, r.space()).add(-1, -g.cost(r))
 	g.index.remove(slot)
 	return g.bury(s, r, ring)

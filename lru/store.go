@@ -14,6 +14,7 @@ type Store struct {
 	now      func() time.Duration
 	onEvict  func(Entry, Reason)
 	segments []segment
+	crowds   crowds
 	presence presence
 
 	maxBytes atomic.Int64
@@ -48,6 +49,7 @@ func New(o Options) *Store {
 		s.now = func() time.Duration { return time.Since(start) }
 	}
 	s.segments = make([]segment, s.geometry.segments)
+	s.crowds = newCrowds(&s.geometry)
 	s.presence = newPresence(&s.geometry)
 	n := s.bound(o.MaxBytes)
 	sh := newShape(&s.geometry, n)
@@ -89,10 +91,7 @@ func (s *Store) Peek(k Key, dst []byte) ([]byte, Meta, bool) {
 }
 
 func (s *Store) read(k *Key, dst []byte, use bool) ([]byte, Meta, bool) {
-	h := s.mix(k.Hash)
-	g := s.segment(h)
-	g.mu.Lock()
-	slot, r := g.lookup(s, tagOf(h), k, use)
+	g, slot, r := s.lookup(k, use)
 	if slot < 0 {
 		g.mu.Unlock()
 		return dst, Meta{}, false
@@ -118,11 +117,8 @@ func (s *Store) read(k *Key, dst []byte, use bool) ([]byte, Meta, bool) {
 // is valid until f returns and must not be changed. f runs with a lock held: it must be quick and must not call the
 // Store.
 func (s *Store) View(k Key, f func(value []byte, m Meta)) bool {
-	h := s.mix(k.Hash)
-	g := s.segment(h)
-	g.mu.Lock()
+	g, slot, r := s.lookup(&k, true)
 	defer g.mu.Unlock()
-	slot, r := g.lookup(s, tagOf(h), &k, true)
 	if slot < 0 {
 		return false
 	}
@@ -133,11 +129,8 @@ func (s *Store) View(k Key, f func(value []byte, m Meta)) bool {
 // Stat returns the metadata of the entry under k, without counting as a use. An expired entry counts as there until its
 // room is needed; Old.Value is nil.
 func (s *Store) Stat(k Key) Old {
-	h := s.mix(k.Hash)
-	g := s.segment(h)
-	g.mu.Lock()
+	g, slot, r := s.locate(&k)
 	defer g.mu.Unlock()
-	slot, r := g.find(s, tagOf(h), &k)
 	if slot < 0 {
 		return Old{}
 	}
@@ -147,11 +140,8 @@ func (s *Store) Stat(k Key) Old {
 // Touch counts as a use of the entry under k: for a copy whose original was read elsewhere. It returns whether there is
 // one.
 func (s *Store) Touch(k Key) bool {
-	h := s.mix(k.Hash)
-	g := s.segment(h)
-	g.mu.Lock()
+	g, slot, r := s.locate(&k)
 	defer g.mu.Unlock()
-	slot, r := g.find(s, tagOf(h), &k)
 	if slot < 0 || r.expired(s.now) {
 		return false
 	}
@@ -190,24 +180,22 @@ func (s *Store) Apply(k Key, m *Meta, value []byte, decide func(old Old) Verdict
 		return Keep, ErrTooLarge
 	}
 	k.Shard = s.shard(k.Shard)
-	h := s.mix(k.Hash)
-	d.first = tagOf(h)
-	g := s.segment(h)
 	if l := s.limitOf(k.Space); l != nil {
-		if err := s.makeRoom(k.Space, l, g, entryCost(d.klen+len(value))); err != nil {
+		if err := s.makeRoom(k.Space, l, s.segment(s.mix(k.Hash)), entryCost(d.klen+len(value))); err != nil {
 			return Keep, err
 		}
 	}
 	var data []byte // key and value of an external record
 	var funds int64 // charged and not yet spent
+	var g, also *segment
 	for {
-		g.mu.Lock()
+		g, also = d.lock(s)
 		need := g.plan(s, &d)
 		if need <= funds && (data != nil || !d.apart) {
 			break
 		}
 		// Charge what the entry may need, and copy what is large, without the lock; what is left is given back.
-		g.mu.Unlock()
+		unlock(g, also)
 		if need > funds {
 			if err := s.acquire(g, need-funds); err != nil {
 				s.used.Add(-funds)
@@ -222,7 +210,7 @@ func (s *Store) Apply(k Key, m *Meta, value []byte, decide func(old Old) Verdict
 	}
 	defer func() {
 		s.used.Add(-funds)
-		g.mu.Unlock()
+		unlock(g, also)
 	}()
 	verdict := Put
 	if decide != nil {
@@ -246,11 +234,8 @@ func (s *Store) Apply(k Key, m *Meta, value []byte, decide func(old Old) Verdict
 
 // Remove deletes the entry under k. It returns whether there was one that had not expired.
 func (s *Store) Remove(k Key) bool {
-	h := s.mix(k.Hash)
-	g := s.segment(h)
-	g.mu.Lock()
+	g, slot, r := s.locate(&k)
 	defer g.mu.Unlock()
-	slot, r := g.find(s, tagOf(h), &k)
 	if slot < 0 {
 		return false
 	}
