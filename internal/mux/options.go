@@ -12,6 +12,8 @@ import (
 const (
 	// MaxWhole is the largest body that travels in one frame.
 	MaxWhole = 256 << 10
+	// DefaultMaxBody is what Options.MaxBody is unless it is given.
+	DefaultMaxBody = 17 << 20
 	// maxStreams is the most bodies that are sent in chunks at a time; others
 	// wait. A receiver makes room for as many.
 	maxStreams = 4
@@ -85,7 +87,7 @@ func (o Options) fill() Options {
 		}
 	}
 	def(&o.MaxFrame, MaxWhole+wire.MaxOverhead)
-	def(&o.MaxBody, 17<<20)
+	def(&o.MaxBody, DefaultMaxBody)
 	def(&o.ChunkAbove, MaxWhole)
 	def(&o.ChunkSize, 64<<10)
 	def(&o.MaxInFlight, 4096)
