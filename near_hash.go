@@ -8,9 +8,8 @@ import "hash/maphash"
 func (n *near[V]) hash(key string) uint64 { return maphash.String(n.seed, key) }
 
 // mixHash spreads a key's hash (Knuth, The Art of Computer Programming 3, 6.4).
-// From the top there are 6
-// bits for the stripe, 5 for the change counter, 7 for the tag; 20 bits from
-// bit 20 are the bucket's.
+// From the top there are 6 bits for the stripe, 5 for the change counter, 7 for
+// the tag; 20 bits from bit 20 are the bucket's.
 func mixHash(hash uint64) uint64 { return hash * 0x9e3779b97f4a7c15 }
 
 func nearTag(mixed uint64) uint64 { return mixed>>46&0x7f | 0x80 }
