@@ -235,6 +235,7 @@ func (c *Conn) ask(ctx context.Context, req *Request, patience time.Duration, li
 		cl.out = &stream{header: h, mark: m, call: cl, body: req.Body, tail: req.Tail, size: size, done: make(chan struct{})}
 		c.out.add(cl.out)
 	}
+	c.listenLocked()
 	c.flushLocked(c.calls.used == 1)
 	return cl, nil
 }

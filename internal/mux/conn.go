@@ -47,6 +47,8 @@ type Conn struct {
 	drained  bool                // and the peer's ack came: no request will follow
 	going    bool                // the peer sent a goaway
 
+	quietness silence
+
 	patrolTimer *time.Timer   // nil until the first call of Try
 	patrolAt    time.Duration // when it fires, since start; 0: it does not
 }
@@ -95,8 +97,10 @@ func (c *Conn) Abort(err error) {
 		return
 	}
 	c.err = err
-	if c.patrolTimer != nil {
-		c.patrolTimer.Stop()
+	for _, t := range []*time.Timer{c.patrolTimer, c.quietness.timer} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	failed := c.calls.takeAll(&c.out)
 	c.out.clear()
@@ -229,6 +233,8 @@ func (c *Conn) Send(packet []byte) bool {
 	}
 	c.out.packets++
 	c.out.frame(&h, packet, nil)
+	c.quietness.packets = true
+	c.listenLocked()
 	c.kickLocked()
 	c.mu.Unlock()
 	return true

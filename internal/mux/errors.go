@@ -22,6 +22,8 @@ var (
 	ErrProtocol = errors.New("mux: protocol violated")
 	// ErrSlow: the peer does not read what it asked for.
 	ErrSlow = errors.New("mux: peer does not read")
+	// ErrSilent: nothing came from the peer for Options.Silence.
+	ErrSilent = errors.New("mux: peer is silent")
 
 	errCalls = errors.New("mux: too many calls")
 	errRoom  = errors.New("mux: too many large replies at once")

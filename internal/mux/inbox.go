@@ -13,10 +13,11 @@ type inbox struct {
 	frames    *wire.FrameReader
 	frame     wire.Frame
 	piece     piece
-	streaming bool    // the last frame was a chunk and more are to come
-	req       Request // for Fast
-	scratch   []byte  // of req
-	held      int     // bytes of replies under assembly
+	streaming bool          // the last frame was a chunk and more are to come
+	req       Request       // for Fast
+	scratch   []byte        // of req
+	held      int           // bytes of replies under assembly
+	signed    time.Duration // when the peer was last told that its body arrives, since Conn.start
 }
 
 // A piece is a chunk that is read to where it belongs.
@@ -68,6 +69,9 @@ func (c *Conn) readAll() error {
 			}
 		}
 		if err := c.handleAll(); err != nil {
+			return err
+		}
+		if err := c.sign(); err != nil {
 			return err
 		}
 	}
@@ -194,6 +198,7 @@ func (c *Conn) handle(f *wire.Frame, bad error) error {
 	case wire.KindGoaway:
 		c.onGoaway(f)
 	case wire.KindVoid:
+		return c.onVoid(f)
 	default:
 		return errKind
 	}

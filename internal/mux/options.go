@@ -47,6 +47,11 @@ type Options struct {
 	// WriteTimeout bounds the time a Write may block; then the connection is
 	// closed. Default 10 s. It may strike after three quarters of that.
 	WriteTimeout time.Duration
+	// Silence bounds how long nothing may come from the peer while it owes an
+	// answer to a call or packets are sent to it; then the connection is closed
+	// with ErrSilent. The peer is asked for a sign of life meanwhile. Zero: no
+	// bound.
+	Silence time.Duration
 
 	// Serve answers a request, in a goroutine of its own. Its ctx ends at the
 	// request's deadline, when the caller leaves, and with the connection.

@@ -15,7 +15,7 @@ const (
 	KindPacket   Kind = 6  // a one-way datagram; no call
 	KindChunk    Kind = 7  // the next piece of a body announced by Fields.BodySize
 	KindGoaway   Kind = 8  // send no more requests; with FlagAck: seen, none follows
-	KindVoid     Kind = 9  // withdrawn before it was written, or a sign of life: skipped
+	KindVoid     Kind = 9  // withdrawn before it was written, or a sign of life: skipped; with FlagAsk: asks for one
 	KindData     Kind = 10 // a record of a stream or a snapshot; no call
 	kindEnd      Kind = 11
 )
@@ -40,6 +40,8 @@ const (
 	FlagReply Flags = 1 << 0
 	// FlagAck on a goaway: it answers the receiver's goaway.
 	FlagAck Flags = 1 << 1
+	// FlagAsk on a void: the receiver is to send one without it.
+	FlagAsk Flags = 1 << 2
 )
 
 // ErrorCode is the Code of an error frame: why a call was not served. The
