@@ -12,8 +12,9 @@ import (
 const (
 	dialTimeout  = 2 * time.Second // TCP, TLS, upgrade and handshake together
 	dialBackoff  = 50 * time.Millisecond
-	maxBackoff   = time.Second
-	maxHeldBytes = 32 << 10 // packets that wait for the connection that is being made
+	maxBackoff   = 500 * time.Millisecond
+	dialHangs    = 500 * time.Millisecond // an attempt that has met no answer is begun anew after that, when there is a reason
+	maxHeldBytes = 32 << 10               // packets that wait for the connection that is being made
 )
 
 // A connector keeps one connection for one purpose to one peer. It is made
@@ -28,6 +29,8 @@ type connector struct {
 
 	mu         sync.Mutex
 	dialing    chan struct{} // guarded by mu, like all below; closed when the attempt under way has ended; nil: none is
+	began      time.Time     // when it began
+	anew       bool          // it was ended for another one to begin at once
 	stepped    time.Time     // when the last attempt last heard of the other end
 	cancelDial func()        // ends it; of no effect after that
 	err        error         // why the last attempt failed; nil: it did not
@@ -122,7 +125,7 @@ func (c *connector) startLocked() error {
 		return ErrClosed
 	}
 	c.cancelDial = cancel
-	c.dialing, c.held, c.heldSize = dialing, nil, 0
+	c.dialing, c.began = dialing, time.Now()
 	return nil
 }
 
@@ -136,9 +139,16 @@ func (c *connector) attempt(ctx context.Context, dialing chan struct{}) {
 	if err == nil {
 		c.stepped = time.Now()
 	}
-	close(dialing)
+	defer close(dialing)
+	if c.anew && err != nil {
+		c.anew, c.err = false, nil
+		c.startLocked()
+		c.mu.Unlock()
+		return
+	}
+	c.anew = false
 	held := c.held
-	c.held = nil
+	c.held, c.heldSize = nil, 0
 	c.err = err
 	if err != nil {
 		c.failures++
@@ -194,6 +204,25 @@ func (c *connector) watch(conn *mux.Conn) {
 	}
 	c.mu.Unlock()
 	conn.Close()
+}
+
+// again is called when the other end has been reached in another way: what kept
+// the last attempts from it is over. The pause after them ends, and an attempt
+// that seems to hang is begun anew.
+func (c *connector) again() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.live.Load() != nil:
+	case c.dialing == nil:
+		c.failures, c.retryAt = 0, time.Time{}
+		if c.eager && c.err != nil {
+			c.startLocked()
+		}
+	case time.Since(c.began) > dialHangs && c.stepped.Before(c.began):
+		c.anew = true
+		c.cancelDial()
+	}
 }
 
 // drop breaks the connection; the next get makes a new one at once.

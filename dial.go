@@ -46,9 +46,11 @@ func (n *Node) dial(ctx context.Context, purpose mux.Purpose, incarnation uint64
 	}
 	if err != nil {
 		conn.Close()
+		n.discovery.replaced(addr, err)
 		return nil, nil, explainRefusal(err)
 	}
 	if purpose != mux.PurposeProbe {
+		n.peers.reached(session.Peer.Incarnation)
 		n.compareClock(gossipName(session.Peer.Incarnation), session.ClockOffset, session.RTT)
 	}
 	return conn, session, nil
@@ -106,5 +108,6 @@ func (n *Node) newConn(conn net.Conn, options mux.Options) *mux.Conn {
 	options.Panicked = func(value any, stack []byte) {
 		n.log.Error("panic while serving a peer", "panic", fmt.Sprint(value), "stack", string(stack))
 	}
+	options.Silence = n.cfg.Heartbeat.Timeout
 	return mux.New(conn, options)
 }

@@ -14,13 +14,17 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/peercache/peercache/internal/mux"
 )
 
 const (
 	seedsEvery    = 10 * time.Second       // a regular round, with jitter of a half both ways
-	seedsSoon     = 100 * time.Millisecond // the first repetition while no peer is known; it doubles up to seedsEvery
-	seedTimeout   = 2 * time.Second        // for one address
-	seedsAtOnce   = 16                     // addresses asked at the same time
+	seedsSoon     = 100 * time.Millisecond // the first repetition while no peer is known, or after some were lost; it doubles up to seedsEvery
+	seedsAlone    = time.Second            // the longest while no peer has been known for less than aloneTime
+	aloneTime     = 30 * time.Second
+	seedTimeout   = 2 * time.Second // for one address
+	seedsAtOnce   = 16              // addresses asked at the same time
 	lookupTimeout = 3 * time.Second
 )
 
@@ -44,16 +48,18 @@ type discovery struct {
 	resolve func(ctx context.Context, host string) ([]string, error) // nil: names are for DialContext
 	again   chan struct{}                                            // holds a token when a round is wanted now
 	joined  atomic.Int64                                             // how often somebody else answered
+	lost    chan struct{}                                            // holds a token when members are lost
 
 	mu       sync.Mutex
-	seeds    []SeedStats   // guarded by mu, like all below; those of the last round
-	found    []string      // what Discover said last
-	foundErr error         // why it failed last; nil: it did not
-	calling  *discoverCall // the call under way; nil: none is
+	seeds    []SeedStats         // guarded by mu, like all below; those of the last round
+	found    []string            // what Discover said last
+	foundErr error               // why it failed last; nil: it did not
+	calling  *discoverCall       // the call under way; nil: none is
+	meeting  map[string]struct{} // addresses at which another process was found, while it is joined
 }
 
 func newDiscovery(n *Node, listener net.Listener) *discovery {
-	d := &discovery{n: n, again: make(chan struct{}, 1)}
+	d := &discovery{n: n, again: make(chan struct{}, 1), lost: make(chan struct{}, 1), meeting: make(map[string]struct{})}
 	if r, ok := listener.(resolver); ok {
 		d.resolve = r.LookupHost
 	} else if n.cfg.DialContext == nil {
@@ -67,9 +73,16 @@ func newDiscovery(n *Node, listener net.Listener) *discovery {
 	return d
 }
 
-func (d *discovery) wakeUp() {
+func (d *discovery) wakeUp() { token(d.again) }
+
+// lostSome is called when members are lost. Those that are started in their
+// place may know nobody here, and are found at the seeds.
+func (d *discovery) lostSome() { token(d.lost) }
+
+// token puts a token into a channel that has room for one.
+func token(c chan struct{}) {
 	select {
-	case d.again <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -80,23 +93,21 @@ func (d *discovery) stats() (seeds []SeedStats, discoverErr error) {
 	return slices.Clone(d.seeds), d.foundErr
 }
 
-// run repeats rounds until ctx ends. While this node knows nobody the next
-// follows soon, else with long jittered pauses, so that members started
-// together do not ask together.
+// run repeats rounds until ctx ends. While this node knows nobody, and when
+// members were lost, the next follows soon, else with long jittered pauses, so
+// that members started together do not ask together.
 func (d *discovery) run(ctx context.Context) {
-	soon := seedsSoon
+	pace := roundPace{soon: seedsSoon, alone: time.Now()}
 	for {
-		wait := jitter(seedsEvery)
-		if len(d.n.peers.members()) == 0 && soon < seedsEvery {
-			wait, soon = jitter(soon), 2*soon
-		} else if len(d.n.peers.members()) > 0 {
-			soon = seedsSoon
-		}
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(pace.next(len(d.n.peers.members()) == 0))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
+		case <-d.lost:
+			timer.Stop()
+			pace.hurry()
+			continue
 		case <-d.again:
 			timer.Stop()
 		case <-timer.C:
@@ -104,6 +115,39 @@ func (d *discovery) run(ctx context.Context) {
 		d.round(ctx)
 		d.n.peers.prune()
 	}
+}
+
+// A roundPace says when the next round of seeds is due.
+type roundPace struct {
+	soon  time.Duration // until the next, while rounds follow soon
+	hasty bool          // they do though this node knows somebody
+	alone time.Time     // since when it has known nobody; zero: it knows somebody
+}
+
+// hurry makes the next rounds follow soon.
+func (p *roundPace) hurry() { p.soon, p.hasty = seedsSoon, true }
+
+// next returns the time until the next round.
+func (p *roundPace) next(alone bool) time.Duration {
+	switch {
+	case !alone:
+		p.alone = time.Time{}
+	case p.alone.IsZero():
+		p.alone = time.Now()
+		p.hurry()
+	}
+	if !alone && !p.hasty {
+		p.soon = seedsSoon
+	} else if p.soon < seedsEvery {
+		wait := p.soon
+		p.soon *= 2
+		if alone && time.Since(p.alone) < aloneTime {
+			wait, p.soon = min(wait, seedsAlone), min(p.soon, 2*seedsAlone)
+		}
+		return jitter(wait)
+	}
+	p.hasty = false
+	return jitter(seedsEvery)
 }
 
 // jitter returns something between half of d and one and a half.
@@ -321,6 +365,37 @@ func (d *discovery) askAddr(ctx context.Context, addr string) error {
 		return fmt.Errorf("peercache: join %s: no answer: %w", addr, context.DeadlineExceeded)
 	default:
 		return fmt.Errorf("peercache: join %s: %w", addr, err)
+	}
+}
+
+// replaced is called with the error of a handshake that expected a certain
+// process. Another one that is met at its address is joined: it may be of a
+// cluster that was started in the place of the one that this node knows, and
+// know nobody here.
+func (d *discovery) replaced(addr string, err error) {
+	var refusal *mux.HandshakeError
+	if !errors.As(err, &refusal) || refusal.Code != mux.RefusedIncarnation || addr == d.n.addr {
+		return
+	}
+	if _, known := d.n.view.Load().find(refusal.Peer.Incarnation); known {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.meeting[addr]; ok {
+		return
+	}
+	if d.n.spawn(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, seedTimeout)
+		defer cancel()
+		if d.n.join(ctx, addr) == nil {
+			d.joined.Add(1)
+		}
+		d.mu.Lock()
+		delete(d.meeting, addr)
+		d.mu.Unlock()
+	}) {
+		d.meeting[addr] = struct{}{}
 	}
 }
 

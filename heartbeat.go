@@ -275,6 +275,21 @@ func withoutReplaced(members []announcement) []announcement {
 	return slices.DeleteFunc(members, func(m announcement) bool { return latest[m.Addr] != m.Incarnation })
 }
 
+// lost lists the members of the view before, if there was one, that are in this
+// one no more and had not said that they would leave.
+func (v *view) lost(before *view) []uint64 {
+	if before == nil {
+		return nil
+	}
+	var lost []uint64
+	for _, m := range before.members {
+		if _, ok := v.find(m.Incarnation); !ok && m.State != MemberLeaving {
+			lost = append(lost, m.Incarnation)
+		}
+	}
+	return lost
+}
+
 // find returns the member of an incarnation.
 func (v *view) find(incarnation uint64) (announcement, bool) {
 	i, ok := slices.BinarySearchFunc(v.members, incarnation, func(m announcement, inc uint64) int {

@@ -258,7 +258,11 @@ func (n *Node) refresh() {
 	if lost {
 		n.forgetNear() // writes to what this node owns no more are not told to it
 	}
-	n.peers.follow(after)
+	if len(after.lost(before)) > 0 {
+		n.discovery.lostSome()
+	}
+	n.peers.follow(before, after)
+	n.inbound.follow(before, after)
 	n.tellEvents(before, after)
 	n.viewSignal.fire()
 	if before != nil && n.skew.follow(before, after) {

@@ -44,6 +44,7 @@ type peer struct {
 	bulk        connector // what is large, so that it holds up no calls
 	gossip      connector
 	health      health
+	gone        atomic.Bool // its process was found not to be there
 	route       route
 	gate        gate          // requests under way to it
 	used        time.Duration // guarded by peers.mu; when somebody wanted it last
@@ -104,6 +105,16 @@ func (p *peers) newPeer(incarnation uint64, addr string) *peer {
 	return r
 }
 
+// reached is called when a connection was made to a peer or by it. Others to it,
+// which could not be made so far, are tried at once.
+func (p *peers) reached(incarnation uint64) {
+	if r := p.find(incarnation); r != nil {
+		for _, c := range []*connector{&r.calls, &r.bulk, &r.gossip} {
+			c.again()
+		}
+	}
+}
+
 // conn returns the connection for calls to a member.
 func (p *peers) conn(ctx context.Context, m Member) (*mux.Conn, error) {
 	r, err := p.get(m.Incarnation, m.Addr)
@@ -113,9 +124,16 @@ func (p *peers) conn(ctx context.Context, m Member) (*mux.Conn, error) {
 	return r.calls.get(ctx)
 }
 
-// follow closes the connections for calls to those who are in the view no
-// more. Gossip may go on trying to reach them: they may be alive after all.
-func (p *peers) follow(v *view) {
+// follow closes the connections for calls to those that are in the view no
+// more, and those for gossip to members that are lost: what was written to
+// these is late for as long again as the link was cut. Gossip makes new ones, as
+// it goes on trying to reach them: they may be alive after all.
+func (p *peers) follow(before, v *view) {
+	for _, incarnation := range v.lost(before) {
+		if r := p.find(incarnation); r != nil {
+			r.gossip.drop()
+		}
+	}
 	p.mu.Lock()
 	var gone []*peer
 	for incarnation, r := range p.byIncarnation {
@@ -221,6 +239,9 @@ func (p *peers) Send(to gossip.Peer, packet []byte) error {
 		return nil
 	}
 	if err := r.gossip.send(datePacket(p.n.clock.Elapsed(), packet)); isGone(err) {
+		if !r.gone.Swap(true) {
+			p.n.discovery.lostSome()
+		}
 		return err
 	}
 	return nil // only silent: the heartbeats find out

@@ -62,6 +62,7 @@ func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n.inbound.countRefused()
 		return
 	}
+	boundUnacknowledged(conn, n.cfg.Heartbeat.Timeout)
 	remote := r.RemoteAddr
 	if !n.spawn(func(context.Context) { n.inbound.accept(conn, remote) }) {
 		n.inbound.release()
@@ -245,6 +246,7 @@ func (in *inbound) shakeHands(c *inboundConn) error {
 	if err != nil {
 		return err
 	}
+	n.peers.reached(session.Peer.Incarnation)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	c.peer, c.purpose = session.Peer, session.Purpose
@@ -362,6 +364,26 @@ func (in *inbound) drain(ctx context.Context) error {
 func (in *inbound) closeAll() {
 	in.mu.Lock()
 	conns := slices.Collect(maps.Keys(in.conns))
+	in.mu.Unlock()
+	for _, c := range conns {
+		breakConn(c.raw)
+	}
+}
+
+// follow breaks the connections of members that are lost. They make new ones if
+// they are there after all, and those of before may be deaf.
+func (in *inbound) follow(before, after *view) {
+	lost := after.lost(before)
+	if len(lost) == 0 {
+		return
+	}
+	in.mu.Lock()
+	var conns []*inboundConn
+	for c := range in.conns {
+		if slices.Contains(lost, c.peer.Incarnation) {
+			conns = append(conns, c)
+		}
+	}
 	in.mu.Unlock()
 	for _, c := range conns {
 		breakConn(c.raw)

@@ -38,6 +38,7 @@ func (c *Config) dialUpgraded(ctx context.Context, addr string) (net.Conn, error
 		return nil, err
 	}
 	stepped(ctx)
+	boundUnacknowledged(conn, c.Heartbeat.Timeout)
 	if c.TLS != nil {
 		conn = tls.Client(conn, c.clientTLS(addr))
 	}
