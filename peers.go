@@ -257,6 +257,10 @@ func (p *peers) Open(ctx context.Context, to gossip.Peer) (net.Conn, error) {
 		}
 	}
 	conn, _, err := p.n.dial(ctx, mux.PurposeStream, incarnation, to.Addr)
+	var refusal *mux.HandshakeError
+	if errors.As(err, &refusal) && refusal.Code == mux.RefusedIncarnation {
+		err = fmt.Errorf("%w: %w", gossip.ErrReplaced, err)
+	}
 	return conn, err
 }
 

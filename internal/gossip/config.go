@@ -32,6 +32,9 @@ const (
 var (
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("gossip: closed")
+	// ErrReplaced is in the error of a Link's Open when another process lives at
+	// the address of the member, which is gone for good.
+	ErrReplaced = errors.New("gossip: another member lives there")
 	// ErrMeta is returned when Config.Meta gives more than MaxMeta bytes, or
 	// something that Config.AddrOf refuses.
 	ErrMeta = errors.New("gossip: own metadata is too large or has no address")

@@ -26,6 +26,7 @@ type Gossip struct {
 	conf      *memberlist.Config // list's own; see retune
 	ctx       context.Context    // ends with Close
 	cancel    context.CancelFunc
+	sweeper   sweeper
 	inbox     chan packet
 	lost      chan string   // members heard of that are not in the list
 	changed   chan struct{} // room for one
@@ -90,6 +91,7 @@ func Start(cfg Config) (*Gossip, error) {
 	g.goFunc(g.notify)
 	g.goFunc(g.accuse)
 	g.goFunc(g.meet)
+	g.goFunc(g.sweep)
 	return g, nil
 }
 
@@ -314,6 +316,7 @@ func (g *Gossip) receive() {
 				relay = relay || m.kind == kindIndirectPing
 				doubted = g.doubt(&m) || doubted
 				g.table.learn(m)
+				g.relayed(m)
 				unheard = string(m.node) == g.cfg.Name && objection.unheard(m, p.at, g.pace) || unheard
 			}) != nil {
 				g.refused.Add(1)

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 )
@@ -104,5 +105,7 @@ func (g *Gossip) meetOne(name string) {
 	}
 	ctx, cancel := context.WithTimeout(g.ctx, g.cfg.Timeout)
 	defer cancel()
-	_ = g.pushPull(ctx, Peer{Name: name, Addr: g.table.addr(name)})
+	if err := g.pushPull(ctx, Peer{Name: name, Addr: g.table.addr(name)}); errors.Is(err, ErrReplaced) {
+		g.table.replaced(name)
+	}
 }

@@ -34,6 +34,7 @@ type table struct {
 	pace    pace
 	mu      sync.Mutex
 	members map[string]*entry // guarded by mu
+	alive   map[string]uint64 // guarded by mu; incarnations of those that were said to be alive before memberlist took them in
 }
 
 // entry is one member. It is live, or left on purpose, or otherwise lost: dead
@@ -45,7 +46,9 @@ type entry struct {
 	left bool
 	at   time.Time // since when it is what it is
 
-	heard time.Time // when it last sent something
+	heard   time.Time // when it last sent something
+	asked   time.Time // when it was first sent a ping since; zero: it was not
+	relayed bool      // others were asked to ping it since
 
 	// The last message that suspects it or calls it dead, and its incarnation
 	// or that of a later message that says that it is alive.
@@ -57,7 +60,7 @@ type entry struct {
 }
 
 func newTable(self string, p pace) *table {
-	return &table{self: self, pace: p, members: make(map[string]*entry)}
+	return &table{self: self, pace: p, members: make(map[string]*entry), alive: make(map[string]uint64)}
 }
 
 // full reports whether a member of an unknown name has no place.
@@ -73,8 +76,10 @@ func (t *table) up(name, addr string, meta []byte) {
 	defer t.mu.Unlock()
 	e := &entry{addr: addr, meta: bytes.Clone(meta), live: true, at: time.Now()}
 	if old := t.members[name]; old != nil {
-		e.inc, e.heard = old.inc, old.heard
+		e.inc, e.heard, e.asked, e.relayed = old.inc, old.heard, old.asked, old.relayed
 	}
+	e.inc = max(e.inc, t.alive[name])
+	delete(t.alive, name)
 	t.members[name] = e
 }
 
@@ -94,7 +99,11 @@ func (t *table) learn(m message) {
 	defer t.mu.Unlock()
 	e := t.members[string(m.node)]
 	switch {
-	case e == nil || string(m.node) == t.self: // memberlist objects for us
+	case string(m.node) == t.self: // memberlist objects for us
+	case e == nil:
+		if m.live && len(t.alive) < MaxMembers {
+			t.alive[string(m.node)] = max(t.alive[string(m.node)], m.inc)
+		}
 	case m.left:
 		e.left = true
 	case m.live && m.inc > e.inc:
@@ -125,7 +134,7 @@ func (t *table) heard(name, addr string) (lost bool, accusation []byte) {
 		t.members[name] = &entry{addr: addr, at: now, heard: now}
 		return true, nil
 	}
-	e.heard = now
+	e.heard, e.asked = now, time.Time{}
 	if !e.live && addr != "" {
 		e.addr = addr
 	}
@@ -201,6 +210,15 @@ func (t *table) lost(name string) bool {
 	return e != nil && !e.live && !e.left
 }
 
+// replaced notes that a lost member is gone for good.
+func (t *table) replaced(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.members[name]; e != nil && !e.live {
+		e.left = true
+	}
+}
+
 // someLost returns a lost member that has an address, at random, or "".
 func (t *table) someLost() (name string) {
 	t.mu.Lock()
@@ -234,6 +252,7 @@ func (t *table) known(ago time.Duration) int {
 func (t *table) forget(ago time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	clear(t.alive) // memberlist did not take these in
 	for name, e := range t.members {
 		if !e.live && time.Since(e.at) > ago {
 			delete(t.members, name)

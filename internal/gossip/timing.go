@@ -57,8 +57,8 @@ func paceFor(interval, timeout time.Duration) pace {
 		pushPull:  5 * timeout,
 		stream:    timeout * 5 / 2,
 		dead:      15 * timeout,
-		remember:  60 * timeout,
-		reconnect: timeout * 5 / 2,
+		remember:  300 * timeout,
+		reconnect: timeout / 4,
 	}
 }
 

@@ -108,6 +108,7 @@ func (t *transport) note(b []byte, to string, now time.Time) {
 		case m.kind == kindPing:
 			t.expireLocked(now)
 			t.pings = append(t.pings, pingSent{uint32(m.seq), now})
+			t.g.table.asked(to, now)
 		case m.left && string(m.node) == t.g.cfg.Name:
 			t.told[to]++
 		}
