@@ -161,7 +161,8 @@ type Heartbeat struct {
 	Interval time.Duration
 
 	// Timeout is about how long a member may be silent before the others
-	// take it out of the table. 0: 2 s, or ten Intervals if that is longer.
+	// take it out of the table, and how long a connection may carry nothing
+	// before it is made anew. 0: 2 s, or ten Intervals if that is longer.
 	// At least five Intervals, at most an hour.
 	Timeout time.Duration
 }
