@@ -150,48 +150,77 @@ func (n *Node) stampConditional(ctx context.Context, sp *space, w *write) {
 		w.err = errElsewhere
 		return
 	}
-	if w.err = n.decide(ctx, sp, w, pauses); errors.Is(w.err, errBehind) {
-		// Something did not reach this node, a copy of a load say. The condition
-		// may be about that.
-		n.copyFromCoOwners(ctx, sp, w.key, true)
-		w.err = n.decide(ctx, sp, w, pauses)
+	w.err = n.decide(ctx, sp, w, pauses)
+}
+
+var (
+	// errBehind says that another owner holds something later than this node.
+	errBehind = fmt.Errorf("%w: another owner holds a later version", ErrConflict)
+	// errChanged says that what this node holds of a key is not what it was when
+	// the condition was looked at.
+	errChanged = errors.New("peercache: the key was written meanwhile")
+)
+
+// decide looks at a write's condition and commits it, unless this process was
+// stopped since there were so many pauses. The condition is about the key's
+// value, or that there is none, and not about how that came to be: when the key
+// was written meanwhile the condition is looked at again.
+//
+//  1. A key is absent, and is to be written if it is. 2. It is deleted, while
+//     the other owners are asked. 3. It is still absent.
+func (n *Node) decide(ctx context.Context, sp *space, w *write, pauses uint64) error {
+	for copied := false; ; {
+		base, err := n.decideOnce(ctx, sp, w, pauses)
+		behind := errors.Is(err, errBehind)
+		switch {
+		case ctx.Err() != nil && (behind || err == errChanged):
+			return ctx.Err()
+		case err == errChanged:
+		case !behind:
+			return err
+		case n.store.standing(sp, w.key).order != base: // what the other owner holds has come here by now
+		case !copied:
+			// Something did not reach this node, a copy of a load say. The condition
+			// may be about that.
+			n.copyFromCoOwners(ctx, sp, w.key, true)
+			copied = true
+		default:
+			return err
+		}
 	}
 }
 
-// errBehind says that another owner holds something later than this node.
-var errBehind = fmt.Errorf("%w: another owner holds a later version", ErrConflict)
-
-// decide looks at a write's condition and commits it, unless this process was
-// stopped since there were so many pauses.
-func (n *Node) decide(ctx context.Context, sp *space, w *write, pauses uint64) error {
+// decideOnce is decide for what this node holds of the key at the moment. base
+// is the order of that.
+func (n *Node) decideOnce(ctx context.Context, sp *space, w *write, pauses uint64) (base order, err error) {
 	e := n.entryOfWrite(w)
 	base, ok := n.meetsCondition(sp, w, &e)
 	if !ok && w.base.Compare(base.v) > 0 {
-		return errBehind
+		return base, errBehind
 	}
 	if !ok {
-		return ErrConflict
+		return base, ErrConflict
 	}
 	stamp := n.hlc.next()
 	e.order = order{stamp, stamp}
 	if err := n.prepare(ctx, sp, w, base, stamp); err != nil {
-		return err
+		return base, err
 	}
 	if n.pauses.look() != pauses {
-		return errEarly // the others confirmed it a while ago, and decide by themselves since
+		return base, errEarly // the others confirmed it a while ago, and decide by themselves since
 	}
 	// A plain write may have come since the condition was looked at.
 	held, applied, err := n.store.applyOn(sp, w.key, e, fromRequest, &base)
 	if err != nil {
-		return err
+		return base, err
 	}
 	if !applied {
 		n.hlc.observe(held.order.v.time)
-		return ErrConflict
+		return base, errChanged
 	}
 	w.version = stamp
 	number := n.vectors.number(shardOf(sp.keyspace, w.key))
-	return n.spread(ctx, []stamped{{sp: sp, key: w.key, op: w.op, number: number, entry: e}}).errorOf(0)
+	return base, n.spread(ctx, []stamped{{sp: sp, key: w.key, op: w.op, number: number, entry: e}}).errorOf(0)
 }
 
 // meetsCondition reports whether the key's version is the write's base, and
