@@ -283,3 +283,41 @@ func TestUpdateWhenAReplicaHoldsMore(t *testing.T) {
 		}
 	}
 }
+
+// The floor of a shard goes up when a write to any of its keys is forgotten. That
+// changes nothing of the other keys.
+func TestConditionsAboveAndBelowTheFloor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		c := peercachetest.NewCluster(t, 3)
+		all := caches(t, c, peercache.Options[string]{Load: func(context.Context, string) (string, error) { return "loaded", nil }})
+		keys := keysOf(c, 3, 0, 1)
+		written, loaded, expired := keys[0], keys[1], keys[2]
+		require.NoError(t, all[2].Set(ctx, written, "old"))
+		_, err := all[2].Get(ctx, loaded)
+		require.NoError(t, err)
+		require.NoError(t, all[2].Set(ctx, expired, "old", peercache.WithTTL(time.Second)))
+		time.Sleep(2 * time.Second)
+		for _, n := range c.Nodes {
+			for _, key := range keys {
+				n.ForgetOther("things", key)
+			}
+		}
+
+		for _, key := range []string{written, loaded} {
+			e, ok, err := all[2].LookupEntry(ctx, key)
+			require.NoError(t, err)
+			require.True(t, ok)
+			require.ErrorIs(t, all[2].Set(ctx, key, "never", peercache.IfAbsent()), peercache.ErrConflict)
+			require.NoError(t, all[2].Set(ctx, key, "new", peercache.IfVersion(e.Version)))
+			require.NoError(t, all[1].Update(ctx, key, func(old string, ok bool) (string, error) {
+				require.Equal(t, "new", old)
+				return "newer", nil
+			}))
+			requireAll(t, key, "newer", all...)
+		}
+		require.NoError(t, all[2].Set(ctx, expired, "new", peercache.IfAbsent()))
+		requireAll(t, expired, "new", all...)
+		requireOwnersAgree(t, c)
+	})
+}

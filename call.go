@@ -100,7 +100,24 @@ func (p *peers) answered(r *peer, op uint8, reply *mux.Reply) {
 	if load := reply.Fields.Load; load > 0 {
 		r.health.load.Store(int64(min(load-1, maxLoadSaid)))
 	}
-	p.n.hlc.observe(reply.Fields.Clock)
+	p.heardClock(r, reply.Fields.Clock)
+}
+
+// heardClock notes what a peer's clock shows now.
+func (p *peers) heardClock(r *peer, reading uint64) {
+	p.n.hlc.follow(reading)
+	r.lead.Store(int64(reading>>counterBits) - p.n.clock.Elapsed().Milliseconds())
+}
+
+// clockOf returns what a member's clock shows now at least, as far as is known
+// from its answers.
+func (p *peers) clockOf(m Member) (reading uint64, known bool) {
+	r := p.find(m.Incarnation)
+	if r == nil {
+		return 0, false
+	}
+	lead := r.lead.Load()
+	return uint64(max(lead+p.n.clock.Elapsed().Milliseconds(), 0)) << counterBits, lead != 0
 }
 
 // call asks a member something. told, if not nil, is called with interim
@@ -195,7 +212,7 @@ func (p *peers) callBulk(ctx context.Context, r *peer, req mux.Request) (mux.Rep
 	}
 	reply, err := conn.Call(ctx, req, nil)
 	if err == nil {
-		p.n.hlc.observe(reply.Fields.Clock)
+		p.heardClock(r, reply.Fields.Clock)
 	}
 	return reply, err
 }

@@ -35,6 +35,8 @@ func (n *Node) clear(ctx context.Context, sp *space) error {
 		case err == nil:
 		case n.life.Err() != nil:
 			return ErrClosed
+		case n.skew.off() && errors.Is(err, errClock):
+			return err
 		case len(v.target.members) == 0 || n.clock.Elapsed()-began > ownersTime:
 			return err
 		default: // until it is known that the owners are dead
@@ -102,10 +104,13 @@ func (n *Node) clearAt(ctx context.Context, owner Member, sp *space, shards []in
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	until := Version{time: after(n.hlc.read(), attemptTime)}
+	until := Version{time: n.untilAt(owner, attemptTime)}
 	reply, err := n.peers.call(ctx, owner, mux.Request{Op: opClear, Body: encodeShards(sp.name, until, shards)}, nil)
 	if err != nil {
 		return err
+	}
+	if clock := reply.Fields.Clock; reply.Code != replyOK && !n.isClock(clock) {
+		return n.clockFault(owner, clock)
 	}
 	if reply.Code != replyOK {
 		return replyFailure(reply)
@@ -182,7 +187,7 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int, until Ve
 	n.hearClocks(ctx, shards)
 	floor := n.hlc.next()
 	if !until.IsZero() && floor.time > until.time {
-		return fmt.Errorf("%w: the clear came too late", ErrUnavailable)
+		return fmt.Errorf("%w: the clear: %w", ErrUnavailable, errLate)
 	}
 	n.clearHere(sp, floor, shards)
 	sent := make(sentTo)
@@ -195,7 +200,7 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int, until Ve
 		var cause error
 		deliveries := make([]*delivery, 0, len(groups))
 		for _, g := range groups {
-			d := &delivery{to: g.to, op: opFloor, body: encodeShards(sp.name, floor, g.shards), done: make(chan struct{})}
+			d := &delivery{to: g.to, op: opFloor, body: encodeShards(sp.name, floor, g.shards), stamp: floor.time, done: make(chan struct{})}
 			deliveries = append(deliveries, d)
 			n.start(d)
 			defer d.leave()
@@ -219,6 +224,9 @@ func (n *Node) stampClear(ctx context.Context, sp *space, shards []int, until Ve
 				missing, cause = append(missing, d.to.Member), ctx.Err()
 			}
 		}
+		if errors.Is(cause, errClock) && floor.time > n.hlc.read() {
+			return n.stampClear(ctx, sp, shards, until) // the clock was ahead, and has been set right
+		}
 		if len(missing) > 0 {
 			return &PartialWriteError{Missing: missing, Err: cause}
 		}
@@ -238,7 +246,12 @@ func (n *Node) hearClocks(ctx context.Context, shards []int) {
 	defer cancel()
 	var wait sync.WaitGroup
 	for _, g := range n.takersOfShards(unfilled, make(sentTo)) {
-		wait.Go(func() { n.peers.call(ctx, g.to.Member, mux.Request{Op: opPing}, nil) }) // the clock is in every reply
+		wait.Go(func() {
+			// The clock is in every reply. It may have been moved by a stamp.
+			if reply, err := n.peers.call(ctx, g.to.Member, mux.Request{Op: opPing}, nil); err == nil {
+				n.hlc.accept(reply.Fields.Clock)
+			}
+		})
 	}
 	wait.Wait()
 }
@@ -273,10 +286,13 @@ func (n *Node) takersOfShards(shards []int, sent sentTo) (groups []*takerGroup) 
 }
 
 // serveFloor takes clear floors that another owner stamped.
-func (n *Node) serveFloor(req mux.Request) mux.Reply {
+func (n *Node) serveFloor(from mux.Identity, req mux.Request) mux.Reply {
 	sp, floor, shards, err := n.decodeShards(req.Body)
-	if err != nil || !n.hlc.observe(floor.time) {
+	if err != nil {
 		return mux.Reply{Code: replyMalformed}
+	}
+	if !n.hlc.accept(floor.time) {
+		return errorReply(n.clockFault(memberOf(from), floor.time))
 	}
 	n.clearHere(sp, floor, shards)
 	return mux.Reply{Body: wire.AppendUvarint(nil, 0)}

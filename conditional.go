@@ -169,16 +169,23 @@ var (
 //  1. A key is absent, and is to be written if it is. 2. It is deleted, while
 //     the other owners are asked. 3. It is still absent.
 func (n *Node) decide(ctx context.Context, sp *space, w *write, pauses uint64) error {
-	for copied := false; ; {
+	for copied, round := false, 0; ; round++ {
+		if round > maxRestamps {
+			sleep(ctx, busyPause)
+		}
+		clock := n.hlc.read()
 		base, err := n.decideOnce(ctx, sp, w, pauses)
 		behind := errors.Is(err, errBehind)
+		if errors.Is(err, errClock) && n.hlc.read() < clock {
+			continue // it was ahead, and has been set right
+		}
 		switch {
 		case ctx.Err() != nil && (behind || err == errChanged):
 			return ctx.Err()
 		case err == errChanged:
 		case !behind:
 			return err
-		case n.store.standing(sp, w.key).order != base: // what the other owner holds has come here by now
+		case n.store.presence(sp, w.key).order != base: // what the other owner holds has come here by now
 		case !copied:
 			// Something did not reach this node, a copy of a load say. The condition
 			// may be about that.
@@ -201,6 +208,7 @@ func (n *Node) decideOnce(ctx context.Context, sp *space, w *write, pauses uint6
 	if !ok {
 		return base, ErrConflict
 	}
+	n.acceptSoon(ctx, base.latest())
 	stamp := n.hlc.next()
 	e.order = order{stamp, stamp}
 	if err := n.prepare(ctx, sp, w, base, stamp); err != nil {
@@ -215,7 +223,9 @@ func (n *Node) decideOnce(ctx context.Context, sp *space, w *write, pauses uint6
 		return base, err
 	}
 	if !applied {
-		n.hlc.observe(held.order.v.time)
+		if !n.hlc.accept(held.order.latest()) && held.order == base {
+			return base, n.clockFault(n.stamperOf(held.order), held.order.latest())
+		}
 		return base, errChanged
 	}
 	w.version = stamp
@@ -234,7 +244,7 @@ func (n *Node) meetsCondition(sp *space, w *write, e *entry) (base order, ok boo
 		return old.order, old.version() == w.base
 	}
 	// Absent: deleted, expired, remembered as absent, or never there.
-	return n.store.standing(sp, w.key).order, w.base.IsZero()
+	return n.store.presence(sp, w.key).order, w.base.IsZero()
 }
 
 // version is the version of an entry as callers see it: that of a write is
@@ -252,7 +262,7 @@ func (n *Node) prepare(ctx context.Context, sp *space, w *write, base order, sta
 	errs := make([]error, len(holders))
 	body := encodePrepare(sp, w, base, stamp)
 	for i, m := range holders {
-		wait.Go(func() { errs[i] = n.prepareAt(ctx, m, body) })
+		wait.Go(func() { errs[i] = n.prepareAt(ctx, m, body, stamp) })
 	}
 	wait.Wait()
 	for _, err := range errs {
@@ -263,8 +273,8 @@ func (n *Node) prepare(ctx context.Context, sp *space, w *write, base order, sta
 	return nil
 }
 
-func (n *Node) prepareAt(ctx context.Context, m Member, body []byte) error {
-	for {
+func (n *Node) prepareAt(ctx context.Context, m Member, body []byte, stamp Version) error {
+	for began := n.clock.Elapsed(); ; {
 		if _, living := n.view.Load().find(m.Incarnation); !living {
 			return nil
 		}
@@ -280,6 +290,8 @@ func (n *Node) prepareAt(ctx context.Context, m Member, body []byte) error {
 			r := wire.NewReader(reply.Body)
 			if e := readError(&r); errors.Is(e, ErrConflict) {
 				return errBehind
+			} else if errors.Is(e, errClock) && n.mayBelieve(stamp.time, reply.Fields.Clock, began) {
+				break // it comes again
 			} else if e != nil {
 				return e
 			}
@@ -322,13 +334,16 @@ func (n *Node) servePrepare(_ context.Context, from mux.Identity, req mux.Reques
 		// stopped while others came to own the key.
 		return mux.Reply{Code: replyNotOwner}
 	}
-	if !n.hlc.observe(stamp.time) || !n.stages.put(flightKey{sp.id, key}, stage{op: op, version: stamp}) {
-		return errorReply(fmt.Errorf("%w: too many conditional writes at once, or a clock far ahead", ErrUnavailable))
+	if !n.hlc.accept(stamp.time) {
+		return errorReply(n.clockFault(memberOf(from), stamp.time))
+	}
+	if !n.stages.put(flightKey{sp.id, key}, stage{op: op, version: stamp}) {
+		return errorReply(fmt.Errorf("%w: too many conditional writes at once", ErrUnavailable))
 	}
 	// A floor says only that something at or below it was forgotten here; but
 	// this node takes no write below it.
-	held := n.store.standing(sp, key)
-	if held.order.compare(base) > 0 && (held.entry || held.order.w.Compare(stamp) >= 0) {
+	held, bar := n.store.presence(sp, key), n.store.standing(sp, key).order.w
+	if held.entry && held.order.compare(base) > 0 || bar.Compare(stamp) >= 0 && n.hlc.believes(bar.time) {
 		n.stages.end(flightKey{sp.id, key}, op)
 		return errorReply(ErrConflict)
 	}

@@ -75,6 +75,16 @@ func (n *Node) FlightsUnderWay() int {
 	return len(n.flights.byKey) + len(n.flights.byID)
 }
 
+// ForgetOther does what the node does when it forgets a write that was made now, of
+// another key of a key's shard.
+func (n *Node) ForgetOther(cache, key string) {
+	sp, err := n.store.space(cache)
+	if err != nil {
+		panic(err)
+	}
+	n.store.raiseGC(shardOf(sp.keyspace, key), n.hlc.next())
+}
+
 // Plant makes the node hold an entry that nobody else knows of, with the value
 // that it holds of the key like, stamped that much ahead of its clock: a write,
 // or else a fill.

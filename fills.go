@@ -120,7 +120,7 @@ func (f *fills) deliver(ctx context.Context, d *delivery) []outranked {
 	if err != nil || reply.Code != replyOK {
 		return nil
 	}
-	refused, err := f.n.readApplied(reply.Body, d)
+	refused, err := f.n.readApplied(ctx, reply.Body, d)
 	if err != nil {
 		return nil
 	}
@@ -134,7 +134,7 @@ func (f *fills) restamp(items []stamped, d *delivery, refused []outranked) (agai
 	for _, r := range refused {
 		it := items[d.items[r.item]]
 		before := it.entry.order
-		if it.entry.order.v.Compare(r.by.w) <= 0 {
+		if r.fault != nil || it.entry.order.v.Compare(r.by.w) <= 0 {
 			continue
 		}
 		it.entry.order.w = r.by.w

@@ -162,7 +162,11 @@ func (n *Node) compareClock(name string, offset, rtt time.Duration) {
 // clockChanged tells everybody that this node's clock is now off, or is not
 // any more.
 func (n *Node) clockChanged() {
-	n.log.Warn("this node's clock changed sides", "off", n.skew.off())
+	if ahead := n.skew.offset().Round(time.Millisecond); n.skew.off() {
+		n.log.Warn("this node's clock is wrong: it owns no shards until that is right", "ahead", ahead)
+	} else {
+		n.log.Warn("this node's clock is right again", "ahead", ahead)
+	}
 	n.reannounce()
 }
 

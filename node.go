@@ -428,7 +428,7 @@ func (n *Node) unready() string {
 	case n.cfg.Client:
 		return "no active member is known"
 	case n.skew.off():
-		return "this node's clock is too far from the others'"
+		return fmt.Sprintf("this node's clock is wrong: it is ahead of the others' by %v", n.skew.offset().Round(time.Millisecond))
 	case !n.cfg.alone() && !n.announced.Load():
 		return "not announced: the node does not answer at the address it would advertise"
 	case left > 0:

@@ -47,6 +47,7 @@ type peer struct {
 	gone        atomic.Bool // its process was found not to be there
 	route       route
 	gate        gate          // requests under way to it
+	lead        atomic.Int64  // milliseconds that its clock is ahead of Elapsed of this node; 0: not known
 	used        time.Duration // guarded by peers.mu; when somebody wanted it last
 }
 

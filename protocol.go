@@ -62,7 +62,7 @@ func replyText(code uint8) string {
 
 // serve answers a peer's request.
 func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
-	n.hlc.observe(req.Fields.Clock)
+	n.hlc.follow(req.Fields.Clock)
 	n.compareTables(from, req.Fields.Digest)
 	n.serving.Add(1)
 	defer n.serving.Add(-1)
@@ -92,7 +92,7 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 	case opClear:
 		reply = n.serveClear(ctx, req)
 	case opFloor:
-		reply = n.serveFloor(req)
+		reply = n.serveFloor(from, req)
 	case opSettled:
 		reply = n.serveSettled(ctx, from)
 	case opSync:
@@ -216,6 +216,7 @@ const (
 	wireTooLarge
 	wireConflict
 	wireClosed
+	wireClock // errClock
 )
 
 const maxErrorText = 4 << 10
@@ -270,6 +271,8 @@ func appendError(b []byte, err error) []byte {
 		kind = wireTooLarge
 	case errors.Is(err, ErrConflict):
 		kind = wireConflict
+	case errors.Is(err, errClock):
+		kind = wireClock
 	case errors.Is(err, ErrUnavailable):
 		kind = wireUnavailable
 	case errors.Is(err, ErrClosed):
@@ -309,6 +312,8 @@ func readError(r *wire.Reader) error {
 		return &remoteError{ErrTooLarge, text}
 	case wireConflict:
 		return &remoteError{ErrConflict, text}
+	case wireClock:
+		return &remoteError{errClock, text}
 	case wireClosed:
 		return &remoteError{ErrUnavailable, text} // that member is closed, not this node
 	default:

@@ -426,7 +426,7 @@ func (n *Node) serveFast(req *mux.Request) (reply mux.Reply, ok bool) {
 		reply, ok = n.servePing(), true
 	}
 	if ok {
-		n.hlc.observe(req.Fields.Clock)
+		n.hlc.follow(req.Fields.Clock)
 		n.sign(&reply)
 	}
 	return reply, ok

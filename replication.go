@@ -107,7 +107,7 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 			continue
 		}
 		s := stamping{w, stamped{sp: sp, key: w.key, op: w.op, entry: n.entryOfWrite(w)}}
-		if n.stampOne(&s) {
+		if n.stampOne(ctx, &s) {
 			pending = append(pending, s)
 		}
 	}
@@ -121,6 +121,13 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 		for i := range pending {
 			s := &pending[i]
 			s.write.err = outcome.errorOf(i)
+			if stamp := s.item.entry.order.w.time; outcome.refused[i] && stamp > n.hlc.read() && round < maxRestamps {
+				// The clock was ahead, and has been set right.
+				if n.stampOne(ctx, s) {
+					again = append(again, *s)
+				}
+				continue
+			}
 			// Somebody holds something later than the stamp: move past it, or
 			// the write would be acknowledged and not be there.
 			if round == maxRestamps || n.followed(ctx, &s.item, outcome.above[i]) {
@@ -131,7 +138,7 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 				w.err = fmt.Errorf("%w: whoever sent the write has given it up", ErrUnavailable)
 				continue
 			}
-			if n.stampOne(s) {
+			if n.stampOne(ctx, s) {
 				again = append(again, *s)
 			}
 		}
@@ -141,8 +148,8 @@ func (n *Node) stampPlain(ctx context.Context, sp *space, writes []*write) {
 
 // stampOne stamps a write and applies it here. It returns false when that
 // failed.
-func (n *Node) stampOne(s *stamping) bool {
-	if s.write.err = n.applyOwn(&s.item); s.write.err != nil {
+func (n *Node) stampOne(ctx context.Context, s *stamping) bool {
+	if s.write.err = n.applyOwn(ctx, &s.item); s.write.err != nil {
 		return false
 	}
 	s.write.version = s.item.entry.order.w
@@ -216,11 +223,14 @@ func (n *Node) entryOfWrite(w *write) entry {
 }
 
 // applyOwn stamps a write and applies it here, past all that this node holds.
-func (n *Node) applyOwn(w *stamped) error {
+func (n *Node) applyOwn(ctx context.Context, w *stamped) error {
 	for {
 		stamp := n.hlc.next()
 		w.entry.order = order{stamp, stamp}
 		held, applied, err := n.store.apply(w.sp, w.key, w.entry, fromRequest)
+		if errors.Is(err, errClock) {
+			continue // the clock has been set back since
+		}
 		if err != nil {
 			return err
 		}
@@ -230,50 +240,10 @@ func (n *Node) applyOwn(w *stamped) error {
 			w.number = n.vectors.number(shardOf(w.sp.keyspace, w.key))
 			return nil
 		}
-		if !n.hlc.observe(held.order.v.time) || !n.hlc.observe(held.order.w.time) {
-			return fmt.Errorf("%w: the key's version is from a clock that is far ahead", ErrUnavailable)
+		if !n.acceptSoon(ctx, held.order.latest()) {
+			return n.clockFault(n.stamperOf(held.order), held.order.latest())
 		}
 	}
-}
-
-// An outranked is an item that an owner did not apply, and what is above it
-// there.
-type outranked struct {
-	item  int
-	at    Member
-	by    order
-	entry bool // of an entry, and not of a floor or of a stage
-}
-
-// spreadOutcome says what became of entries that were sent to their other
-// owners.
-type spreadOutcome struct {
-	above   map[int][]outranked // items of which some owner holds something later
-	missing map[int][]Member    // items that owners which may be living did not confirm
-	cause   error               // why the waiting for those ended
-}
-
-// outrank notes that an owner holds something later than an item.
-func (o *spreadOutcome) outrank(item int, a outranked) {
-	if o.above == nil {
-		o.above = make(map[int][]outranked)
-	}
-	o.above[item] = append(o.above[item], a)
-}
-
-// miss notes that an owner has not confirmed an item.
-func (o *spreadOutcome) miss(item int, m Member) {
-	if o.missing == nil {
-		o.missing = make(map[int][]Member)
-	}
-	o.missing[item] = append(o.missing[item], m)
-}
-
-func (o *spreadOutcome) errorOf(i int) error {
-	if len(o.missing[i]) == 0 {
-		return nil
-	}
-	return &PartialWriteError{Missing: o.missing[i], Err: o.cause}
 }
 
 // spread brings entries to all other owners in the current and target tables,
@@ -348,6 +318,7 @@ type delivery struct {
 	op    uint8
 	items []int // which of the entries
 	body  []byte
+	stamp uint64             // the greatest of theirs
 	end   context.CancelFunc // ends the attempts, set by start
 	done  chan struct{}
 
@@ -382,6 +353,7 @@ func (n *Node) deliveriesTo(items []stamped, sent sentTo, takers func(shard int)
 				deliveries = append(deliveries, &delivery{to: to, op: opApply, done: make(chan struct{})})
 			}
 			deliveries[j].items = append(deliveries[j].items, i)
+			deliveries[j].stamp = max(deliveries[j].stamp, items[i].entry.order.latest())
 		}
 	}
 	for _, d := range deliveries {
@@ -415,12 +387,22 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 		select {
 		case <-d.done:
 			for _, a := range d.above {
-				outcome.outrank(d.items[a.item], a)
+				if a.fault == nil {
+					outcome.outrank(d.items[a.item], a)
+					continue
+				}
+				outcome.cause = a.fault
+				if !d.to.former && d.err == nil {
+					outcome.miss(d.items[a.item], d.to.Member)
+				}
 			}
 			if d.err == nil {
 				continue
 			}
 			outcome.cause = d.err
+			if errors.Is(d.err, errClock) {
+				outcome.refuse(d.items)
+			}
 		default:
 			outcome.cause = ctx.Err()
 		}
@@ -478,10 +460,13 @@ func (d *delivery) leave() {
 	}
 }
 
-// runDelivery tries until the owner has confirmed or is known to be gone.
+// runDelivery tries until the owner has confirmed or refused, or is known to be
+// gone. A stamp that is just too far ahead for the owner's clock is brought again
+// when a moment has gone by: clocks that are right differ a little, and what this
+// node believes the owner will, too.
 func (n *Node) runDelivery(life context.Context, d *delivery) {
 	defer close(d.done)
-	for life.Err() == nil {
+	for began := n.clock.Elapsed(); life.Err() == nil; {
 		if _, living := n.view.Load().find(d.to.Incarnation); !living {
 			return // the table without it is what counts now
 		}
@@ -490,13 +475,15 @@ func (n *Node) runDelivery(life context.Context, d *delivery) {
 		cancel()
 		switch {
 		case err == nil && reply.Code == replyOK:
-			d.above, d.err = n.readApplied(reply.Body, d)
+			d.above, d.err = n.readApplied(life, reply.Body, d)
 			return
 		case isGone(err):
 			return
-		case err == nil && reply.Code == replyError:
+		case err == nil:
 			d.err = replyFailure(reply)
-			return
+			if !errors.Is(d.err, errClock) || !n.mayBelieve(d.stamp, reply.Fields.Clock, began) {
+				return
+			}
 		}
 		sleep(life, deliveryPause)
 	}
@@ -545,8 +532,8 @@ func (n *Node) serveApply(ctx context.Context, from mux.Identity, req mux.Reques
 		if it.sp, err = n.store.space(cache); err != nil {
 			return errorReply(err)
 		}
-		if !n.hlc.observe(it.entry.order.v.time) {
-			return errorReply(fmt.Errorf("%w: the stamp is from a clock that is far ahead", ErrUnavailable))
+		if !n.hlc.accept(it.entry.order.latest()) {
+			return errorReply(n.clockFault(memberOf(from), it.entry.order.latest()))
 		}
 		held, applied := n.applyFrom(&it, former)
 		if applied && it.op != 0 && n.operations.applied(it.op, it.entry.order.w) {
@@ -578,7 +565,7 @@ func (n *Node) applyFrom(it *stamped, former bool) (held standing, applied bool)
 	shard := shardOf(it.sp.keyspace, it.key)
 	n.handoff.keepForAWhile(shard, it.sp, it.key, former)
 	held, applied, err := n.applyStaged(it.sp, it.key, it.op, it.entry)
-	if err != nil {
+	if err != nil && !errors.Is(err, errClock) {
 		// It cannot be held here, where there is less memory than at its
 		// stamper: it is as good as evicted.
 		n.store.forgo(it.sp, it.key, it.entry.order)
@@ -595,15 +582,16 @@ func (n *Node) applyFrom(it *stamped, former bool) (held standing, applied bool)
 
 // readApplied reads the reply to opApply and moves the clock past what the
 // other owner holds.
-func (n *Node) readApplied(body []byte, d *delivery) (above []outranked, err error) {
+func (n *Node) readApplied(ctx context.Context, body []byte, d *delivery) (above []outranked, err error) {
 	r := wire.NewReader(body)
 	for range r.Count(len(d.items), 19) {
 		a := outranked{item: int(r.Uvarint()), at: d.to.Member, entry: r.Bool(), by: readOrder(&r)}
 		if a.item >= len(d.items) {
 			return nil, errors.New("peercache: reply to opApply names an entry that was not sent")
 		}
-		n.hlc.observe(a.by.w.time)
-		n.hlc.observe(a.by.v.time)
+		if !n.acceptSoon(ctx, a.by.latest()) {
+			a.fault = n.clockFault(n.stamperOf(a.by), a.by.latest())
+		}
 		above = append(above, a)
 	}
 	return above, r.End()

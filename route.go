@@ -193,7 +193,7 @@ func (p *peers) callThrough(ctx context.Context, through Member, f forward, r *p
 	case err != nil:
 		return reply, err
 	}
-	p.n.hlc.observe(reply.Fields.Clock)
+	p.heardClock(relay, reply.Fields.Clock)
 	switch {
 	case reply.Code == replyUnreached:
 		return mux.Reply{}, readUnreached(through, &reply)

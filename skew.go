@@ -18,6 +18,8 @@ const (
 // against everybody: it says so itself, and stays out of the tables.
 type skew struct {
 	isOff atomic.Bool
+	ahead atomic.Int64 // of the median, in nanoseconds
+	told  atomic.Int64 // when clocks far apart were logged last, as Elapsed
 
 	mu      sync.Mutex
 	self    uint64                   // constant after init
@@ -68,7 +70,9 @@ func (s *skew) judgeLocked() (changed bool) {
 		all = append(all, offset)
 	}
 	slices.Sort(all)
-	distance := all[(len(all)-1)/2].Abs()
+	median := all[(len(all)-1)/2]
+	s.ahead.Store(int64(-median))
+	distance := median.Abs()
 	was := s.isOff.Load()
 	is := distance > maxSkew || was && distance > backSkew
 	s.isOff.Store(is)
@@ -76,6 +80,9 @@ func (s *skew) judgeLocked() (changed bool) {
 }
 
 func (s *skew) off() bool { return s.isOff.Load() }
+
+// offset returns how far this node's clock is ahead of the median.
+func (s *skew) offset() time.Duration { return time.Duration(s.ahead.Load()) }
 
 // of returns how far a member's clock is ahead of this node's, when known.
 func (s *skew) of(incarnation uint64) (time.Duration, bool) {

@@ -28,17 +28,18 @@ type Stats struct {
 	Merges        int64 // how often this node met members of another side of a split
 	Hedges        int64 // requests that went to a second owner because the first took longer than usual
 
-	Views          uint64      // how often members or tables changed
-	LastViewChange time.Time   // by this node's clock
-	ClockOff       bool        // this node's clock is too far from the others': it stays out of the tables
-	ClocksRefused  int64       // stamps and readings of others that were too far ahead to be followed
-	Pauses         uint64      // how often this process did not run for a while
-	Refused        uint64      // connections of others that were refused or failed before they were of use
-	EventsDropped  uint64      // calls of Events that a slow callback kept from being made
-	Seeds          []SeedStats // in the order of their addresses, once the first round is over
-	DiscoverErr    error       // why Config.Discover failed last; nil: it did not
-	AnnounceErr    error       // why a node that the caller serves is not announced yet; nil: it is, was not tried, or need not be
-	Peers          []PeerStats // the other members
+	Views          uint64        // how often members or tables changed
+	LastViewChange time.Time     // by this node's clock
+	ClockOff       bool          // this node's clock is too far from the others': it stays out of the tables
+	ClockOffset    time.Duration // how far this node's clock is ahead of the median of all members' clocks that it knows
+	ClocksRefused  int64         // stamps and readings of others that were too far ahead to be followed
+	Pauses         uint64        // how often this process did not run for a while
+	Refused        uint64        // connections of others that were refused or failed before they were of use
+	EventsDropped  uint64        // calls of Events that a slow callback kept from being made
+	Seeds          []SeedStats   // in the order of their addresses, once the first round is over
+	DiscoverErr    error         // why Config.Discover failed last; nil: it did not
+	AnnounceErr    error         // why a node that the caller serves is not announced yet; nil: it is, was not tried, or need not be
+	Peers          []PeerStats   // the other members
 }
 
 // PeerStats is what a node knows of another member.
@@ -86,6 +87,7 @@ func (n *Node) Stats() Stats {
 		Views:          v.serial + 1,
 		LastViewChange: v.since,
 		ClockOff:       n.skew.off(),
+		ClockOffset:    n.skew.offset(),
 		ClocksRefused:  n.hlc.refused.Load(),
 		Pauses:         n.pauses.look(),
 		Refused:        n.inbound.refusedCount(),

@@ -199,34 +199,39 @@ func (s *store) apply(sp *space, key string, e entry, from source) (held standin
 	return s.applyOn(sp, key, e, from, nil)
 }
 
-// applyOn is apply for an entry that replaces what base says and nothing else.
+// applyOn is apply for an entry that replaces what presence says and nothing else.
 func (s *store) applyOn(sp *space, key string, e entry, from source, base *order) (held standing, applied bool, err error) {
+	// What another holds with a stamp beyond belief is taken in, for its value,
+	// and does not move the clock.
+	if !s.clock.accept(e.order.latest()) && from == fromRequest {
+		return held, false, errClock
+	}
 	k := sp.key(key)
 	meta := e.meta()
 	verdict, err := s.lru.Apply(k, &meta, e.value, func(old lru.Old) lru.Verdict {
 		f := s.floors[k.Shard].Load()
 		if base != nil {
-			if stands := stands(f, sp.id, old); stands.order != *base {
-				held = stands
+			if now := s.presenceOf(f, sp.id, old); now.order != *base {
+				held = now
 				return lru.Keep
 			}
 		}
 		if f != nil {
-			floor := f.clear[sp.id]
+			cleared := s.bars(f.clear[sp.id], &e, from)
+			floor := cleared
 			// What another holder has and this node lacks, at or below the
 			// floor, may have been deleted here and the deletion forgotten;
 			// unless the other has seen all that this node has.
 			if from == fromRequest || from == fromOther && !old.Exists {
-				floor = later(floor, f.gc)
+				floor = later(floor, s.bars(f.gc, &e, from))
 			}
 			if !floor.IsZero() && e.order.compare(order{floor, floor}) <= 0 {
-				cleared := f.clear[sp.id]
 				held = standing{order: order{floor, floor}, floor: e.order.compare(order{cleared, cleared}) > 0}
 				return lru.Keep
 			}
 		}
 		if old.Exists {
-			if o := orderOf(old.Version); o.compare(e.order) >= 0 {
+			if o := orderOf(old.Version); o.compare(e.order) >= 0 && s.bars(o.w, &e, from) == o.w {
 				held = standing{order: o, entry: true}
 				return lru.Keep
 			}
@@ -236,12 +241,26 @@ func (s *store) applyOn(sp *space, key string, e entry, from source, base *order
 	if err != nil {
 		return held, false, fmt.Errorf("%w: key and value of %d bytes", ErrTooLarge, len(key)+len(e.value))
 	}
-	s.clock.observe(e.order.v.time)
 	if verdict != lru.Put {
 		return held, held.entry && held.order == e.order, nil // what is held already was applied already
 	}
 	s.changed(sp, key, e.order.isWrite())
 	return standing{order: e.order, entry: true}, true, nil
+}
+
+// bars returns a version that is held, or the zero Version when what is to be
+// applied need not be above it.
+//
+//  1. A member's clock is set ahead for a moment. 2. It stamps a write, which no
+//     other member takes in. 3. The clock is set right. 4. The key is written.
+//
+// That write could not be above the one before for as long as the clock was
+// ahead. Only its stamp, which all members believe, counts.
+func (s *store) bars(held Version, e *entry, from source) Version {
+	if from == fromRequest && !s.clock.believes(held.time) && s.clock.believes(e.order.latest()) {
+		return Version{}
+	}
+	return held
 }
 
 // forgo drops what is held of a key, for something later that cannot be held.
@@ -346,7 +365,7 @@ func (s *store) clear(sp *space, shard int, floor Version) (raised bool) {
 		f.clear[sp.id] = floor
 		return true
 	})
-	s.clock.observe(floor.time)
+	s.clock.accept(floor.time)
 	s.lru.RemoveIf(uint16(shard), func(e lru.Entry) bool { // also when another call raised it, which may not have come so far
 		return e.Space == sp.id && orderOf(e.Version).compare(order{floor, floor}) <= 0
 	})
@@ -356,7 +375,7 @@ func (s *store) clear(sp *space, shard int, floor Version) (raised bool) {
 // clearedSince reports whether a key was cleared after a version.
 func (s *store) clearedSince(sp *space, key string, w Version) bool {
 	f := s.floors[shardOf(sp.keyspace, key)].Load()
-	return f != nil && f.clear[sp.id].Compare(w) > 0
+	return f != nil && f.clear[sp.id].Compare(w) > 0 && s.clock.believes(f.clear[sp.id].time)
 }
 
 // clearDigest tells whether two holders of a shard have the same clear floors.
@@ -393,6 +412,31 @@ func (s *store) keepOnly(shard, most int, keep func(e *lru.Entry) bool) {
 func (s *store) standing(sp *space, key string) standing {
 	k := sp.key(key)
 	return stands(s.floors[k.Shard].Load(), sp.id, s.lru.Stat(k))
+}
+
+// presence returns what a key's value, or that it has none, goes back to: the entry
+// that is held, expired or not, or the floor that stands for what is not. Other keys'
+// writes that were forgotten since raise the floor, and change nothing of an entry.
+func (s *store) presence(sp *space, key string) standing {
+	k := sp.key(key)
+	return s.presenceOf(s.floors[k.Shard].Load(), sp.id, s.lru.Stat(k))
+}
+
+func (s *store) presenceOf(f *floors, space uint32, old lru.Old) standing {
+	if o := orderOf(old.Version); old.Exists && !s.cleared(f, space, o) {
+		return standing{order: o, entry: true}
+	}
+	floor := f.under(space)
+	return standing{order: order{floor, floor}}
+}
+
+// cleared reports whether a Clear is about to drop an entry.
+func (s *store) cleared(f *floors, space uint32, o order) bool {
+	if f == nil {
+		return false
+	}
+	floor := f.clear[space]
+	return o.compare(order{floor, floor}) <= 0 && s.clock.believes(floor.time)
 }
 
 func stands(f *floors, space uint32, old lru.Old) standing {

@@ -373,9 +373,7 @@ func (n *Node) readSync(body []byte, source uint64, asked []shardHave, under map
 		case kind == syncOmitted && now != nil:
 			n.readSyncOmitted(&r, t, now)
 		case kind == syncTail && now != nil:
-			if !n.readSyncTail(&r, under) {
-				return p, errSyncClock
-			}
+			n.readSyncTail(&r, under)
 		default:
 			r.Fail("record of a sync")
 		}
@@ -404,8 +402,11 @@ func (n *Node) readSyncEntry(r *wire.Reader, t timer, f *shardFetch) {
 		return
 	}
 	sp, err := n.store.space(name)
-	if err != nil || !n.hlc.observe(e.order.v.time) {
+	if err != nil {
 		return
+	}
+	if stamp := e.order.latest(); !n.hlc.believes(stamp) {
+		n.clockFault(n.stamperOf(e.order), stamp) // says so; the value counts all the same
 	}
 	e.heat = min(heat, lru.MaxHeat)
 	from := fromOther
@@ -425,16 +426,15 @@ func (n *Node) readSyncOmitted(r *wire.Reader, t timer, f *shardFetch) {
 		return
 	}
 	sp, err := n.store.space(name)
-	if err != nil || !n.hlc.observe(e.order.v.time) {
+	if err != nil || !n.hlc.accept(e.order.latest()) {
 		return
 	}
 	n.store.forgo(sp, key, e.order)
 	f.sent = append(f.sent, fingerprint(&lru.Entry{Key: sp.key(key), Meta: e.meta()}))
 }
 
-// readSyncTail ends a page of a shard. It returns false when the source's clock
-// is too far ahead to be followed.
-func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) bool {
+// readSyncTail ends a page of a shard. A floor that no clock bears out is left out.
+func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) {
 	shard, gc := readShard(r), readVersion(r)
 	clear := make(map[string]Version)
 	for range r.Count(maxSpaces, 17) {
@@ -448,19 +448,17 @@ func (n *Node) readSyncTail(r *wire.Reader, under map[int]*shardFetch) bool {
 	f := under[shard]
 	if r.Err() != nil || f == nil {
 		r.Fail("end of a shard that has not begun")
-		return true
+		return
 	}
-	if !n.hlc.observe(gc.time) {
-		return false
+	if n.hlc.accept(gc.time) {
+		f.gc = later(f.gc, gc)
 	}
-	f.gc = later(f.gc, gc)
 	f.lacks = append(f.lacks, lacks...)
 	for name, floor := range clear {
-		if sp, err := n.store.space(name); err == nil && n.hlc.observe(floor.time) {
+		if sp, err := n.store.space(name); err == nil && n.hlc.accept(floor.time) {
 			n.clearHere(sp, floor, []int{shard})
 		}
 	}
-	return true
 }
 
 // adoptShard ends the filling of a shard, of which all sources gave what they
@@ -517,7 +515,6 @@ func (s *store) dropIf(shard int, pick func(e *lru.Entry) bool) {
 }
 
 var (
-	errSyncPage  = fmt.Errorf("%w: page of a sync is malformed", ErrUnavailable)
-	errSyncSize  = fmt.Errorf("%w: page of a sync is too large", ErrUnavailable)
-	errSyncClock = fmt.Errorf("%w: a source's clock is too far ahead", ErrUnavailable)
+	errSyncPage = fmt.Errorf("%w: page of a sync is malformed", ErrUnavailable)
+	errSyncSize = fmt.Errorf("%w: page of a sync is too large", ErrUnavailable)
 )

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"sync/atomic"
-	"time"
 
 	"github.com/peercache/peercache/lru"
 )
@@ -94,60 +92,9 @@ func (o order) compare(p order) int {
 	return o.v.Compare(p.v)
 }
 
+// latest returns the greater of the two times.
+func (o order) latest() uint64 { return max(o.w.time, o.v.time) }
+
 func (o order) lru() lru.Version { return lru.Version{W: o.w.stamp(), V: o.v.stamp()} }
 
 func orderOf(v lru.Version) order { return order{versionOf(v.W), versionOf(v.V)} }
-
-const (
-	counterBits = 16
-	// maxAhead is how far ahead of the own clock another's reading may be and
-	// still be followed. A member whose clock is off by more than maxSkew is in
-	// no table, so anything beyond this is not a clock.
-	maxAhead = time.Minute
-)
-
-// hybridClock stamps versions: it follows the wall clock, and is never behind
-// a reading that it was shown.
-type hybridClock struct {
-	now         func() time.Time
-	incarnation uint64
-	last        atomic.Uint64
-	refused     atomic.Int64 // readings of others that were not followed
-}
-
-func (c *hybridClock) wall() uint64 { return uint64(max(c.now().UnixMilli(), 0)) << counterBits }
-
-// next returns a version greater than all that this clock returned or was
-// shown.
-func (c *hybridClock) next() Version {
-	for {
-		last := c.last.Load()
-		next := max(last+1, c.wall())
-		if c.last.CompareAndSwap(last, next) {
-			return Version{next, c.incarnation}
-		}
-	}
-}
-
-// read returns the present time without making a version of it.
-func (c *hybridClock) read() uint64 { return max(c.last.Load(), c.wall()) }
-
-// observe moves the clock past a reading of another, and reports whether it
-// was one.
-func (c *hybridClock) observe(reading uint64) bool {
-	if reading > c.wall()+uint64(maxAhead.Milliseconds())<<counterBits {
-		c.refused.Add(1)
-		return false
-	}
-	for {
-		last := c.last.Load()
-		if reading <= last || c.last.CompareAndSwap(last, reading) {
-			return true
-		}
-	}
-}
-
-// after returns the reading that is d after one.
-func after(reading uint64, d time.Duration) uint64 {
-	return reading + uint64(max(d, 0).Milliseconds())<<counterBits
-}

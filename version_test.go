@@ -59,8 +59,8 @@ func TestHybridClock(t *testing.T) {
 	require.Positive(t, d.Compare(b), "a clock that goes back")
 	now = time.UnixMilli(1_000_000)
 	ahead := after(c.read(), 400*time.Millisecond)
-	require.True(t, c.observe(ahead))
+	require.True(t, c.follow(ahead))
 	require.Positive(t, c.next().Compare(Version{ahead, ^uint64(0)}), "never behind what it was shown")
-	require.False(t, c.observe(after(c.read(), 2*maxAhead)), "that is no clock")
+	require.False(t, c.accept(after(c.read(), 2*maxAhead)), "that is no clock")
 	require.Less(t, c.read(), after(ahead, time.Second))
 }

@@ -49,7 +49,8 @@ type write struct {
 
 	version Version // the outcome, like err
 	err     error
-	early   bool             // its owner has another view than this node
+	early   bool             // it is asked for again after a pause: its owner has another view than this node
+	lates   int              // how often in a row an owner got it too late
 	tried   map[uint64]error // owners that cannot be asked for this write, by incarnation
 }
 
@@ -77,7 +78,7 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 		if len(lost) > 0 && len(v.target.members) > 0 && n.clock.Elapsed()-began <= ownersTime && n.life.Err() == nil {
 			// Others will own the keys once it is known that the owners are dead.
 			n.awaitOther(ctx, v)
-			pending = append(pending, forgetFailures(lost)...)
+			pending = append(pending, n.forgetFailures(lost)...)
 		}
 		if len(pending) == 0 {
 			return
@@ -167,8 +168,12 @@ func (n *Node) groupByOwner(sp *space, v *view, writes []*write) (groups []owner
 }
 
 // forgetFailures lets all owners be asked again for writes that none took, but
-// for those who may have taken them without a word.
-func forgetFailures(writes []*write) []*write {
+// for those who may have taken them without a word. Writes that none takes because
+// this node's own clock is wrong stay lost.
+func (n *Node) forgetFailures(writes []*write) []*write {
+	if n.skew.off() {
+		writes = slices.DeleteFunc(writes, func(w *write) bool { return errors.Is(w.err, errClock) })
+	}
 	for _, w := range writes {
 		w.err = nil
 		maps.DeleteFunc(w.tried, func(_ uint64, why error) bool { return !errors.Is(why, errSilent) })
@@ -212,7 +217,11 @@ func (n *Node) firstToAsk(owners []Member, w *write) int {
 func unavailable(what string, owners []Member, tried map[uint64]error) error {
 	err := fmt.Errorf("%w: %s", ErrUnavailable, what)
 	for _, m := range owners {
-		err = fmt.Errorf("%w; %s: %v", err, m, tried[m.Incarnation])
+		if why := tried[m.Incarnation]; errors.Is(why, errClock) {
+			err = fmt.Errorf("%w; %s: %w", err, m, why)
+		} else {
+			err = fmt.Errorf("%w; %s: %v", err, m, why)
+		}
 	}
 	return err
 }
@@ -279,7 +288,7 @@ func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*w
 	defer cancel()
 	silent := time.AfterFunc(budget, cancel)
 	defer silent.Stop()
-	body := encodeWrites(sp, writes, after(n.hlc.read(), budget))
+	body := encodeWrites(sp, writes, n.untilAt(owner, budget))
 	maybeSent := false
 	var heard atomic.Bool
 	for {
@@ -348,6 +357,8 @@ func (n *Node) takeOutcomes(owner Member, writes []*write, reply mux.Reply) (aga
 	}
 	for _, w := range writes {
 		w.early = false
+		lates := w.lates
+		w.lates = 0
 		switch kind := r.Byte(); kind {
 		case outcomeDone:
 			w.version = readVersion(&r)
@@ -358,7 +369,13 @@ func (n *Node) takeOutcomes(owner Member, writes []*write, reply mux.Reply) (aga
 			w.avoid(owner, errElsewhere)
 			again = append(again, w)
 		case outcomeLate:
-			again = append(again, w) // its clock is ahead, and now known
+			again = append(again, w)
+			if clock := reply.Fields.Clock; !n.isClock(clock) {
+				w.avoid(owner, n.clockFault(owner, clock))
+				continue
+			}
+			w.lates = lates + 1
+			w.early = lates > 0 // the first time it was because of its clock, which is known now
 		case outcomeEarly:
 			w.early = true
 			again = append(again, w)
