@@ -78,12 +78,14 @@ func (n *Node) askHeirs(ctx context.Context, s *search, v *view) result {
 // all answered.
 func (n *Node) lookAt(ctx context.Context, s *search, members []Member) (r result, floor Version, all bool) {
 	held, errs := make([]got, len(members)), make([]error, len(members))
-	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
-	defer cancel()
 	var wait sync.WaitGroup
 	for i, m := range members {
 		if m.Incarnation != n.incarnation {
-			wait.Go(func() { held[i], errs[i] = n.callGet(ctx, m, s.sp, s.key, getLookup, false, nil) })
+			wait.Go(func() {
+				ctx, told, end := brief(ctx, coOwnersTime)
+				defer end()
+				held[i], errs[i] = n.callGet(ctx, m, s.sp, s.key, getLookup, false, told)
+			})
 		} else if held[i].entry, held[i].held = n.store.peek(s.sp, s.key); !held[i].held {
 			held[i].floor = n.store.standing(s.sp, s.key).order.w
 		}
@@ -170,7 +172,7 @@ func (n *Node) ask(ctx context.Context, s *search, v *view, owner uint16, mode u
 	defer n.peers.leave(r)
 	if o.err = err; err == nil {
 		n.peers.answered(r, opGet, &reply)
-		o.got, o.err = n.takeGot(ctx, r, g, &reply)
+		o.got, o.err = n.takeGot(ctx, r, g, &reply, nil)
 	}
 	if o.err != nil && ctx.Err() == nil {
 		s.sp.count.peerErrors.Add(1)
@@ -178,14 +180,15 @@ func (n *Node) ask(ctx context.Context, s *search, v *view, owner uint16, mode u
 	return o
 }
 
-// takeGot reads an answer to opGet, or gets it where large ones are to be had.
-func (n *Node) takeGot(ctx context.Context, r *peer, g getRequest, reply *mux.Reply) (got, error) {
+// takeGot reads an answer to opGet, or gets it where large ones are to be had,
+// which told, if not nil, hears.
+func (n *Node) takeGot(ctx context.Context, r *peer, g getRequest, reply *mux.Reply, told func(mux.Reply)) (got, error) {
 	if reply.Code != replyBulk {
 		return n.readGot(r.incarnation, reply)
 	}
 	req := mux.Request{Op: opGet, Body: g.append(nil)}
 	n.peers.stamp(&req)
-	large, err := n.peers.callBulk(ctx, r, req)
+	large, err := n.peers.callBulk(ctx, r, req, told)
 	if err != nil {
 		return got{}, err
 	}
@@ -387,7 +390,7 @@ func (q *question) goOn(ctx context.Context, place int, mode uint8, first *openi
 			return got{}, err
 		}
 		q.n.peers.answered(first.r, opGet, &reply)
-		return q.n.takeGot(ctx, first.r, first.get, &reply)
+		return q.n.takeGot(ctx, first.r, first.get, &reply, told)
 	})
 }
 
@@ -585,6 +588,8 @@ func (q *question) judge(ctx context.Context, a answer) (r result, final bool) {
 			return result{err: context.DeadlineExceeded}, true // which is what it says, too
 		}
 		return result{err: answered.err}, true
+	case isTooLarge(a.err):
+		return result{err: finalError(q.members[a.place].Member, a.err)}, true // and so it is at every owner
 	case a.err != nil:
 		if a.mode != getLookup && a.place == q.next-1 {
 			q.askNext(ctx)
@@ -660,51 +665,4 @@ func (n *Node) loadLent(life, question context.Context, sp *space, key string, b
 	if err := n.callLent(ctx, owner, lent); err != nil {
 		n.log.Debug("a load could not be brought to its owner", "owner", owner.String(), "err", err)
 	}
-}
-
-// A silenceTimer ends a request to a member that says nothing at all.
-type silenceTimer struct {
-	peers *peers
-	asked Member
-	end   func()
-
-	mu      sync.Mutex
-	timer   *time.Timer // guarded by mu, as are the others
-	stopped bool
-	fired   bool
-}
-
-func (p *peers) newSilence(asked Member, end func()) *silenceTimer {
-	s := &silenceTimer{peers: p, asked: asked, end: end}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.timer = time.AfterFunc(silence, s.ring)
-	return s
-}
-
-func (s *silenceTimer) ring() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped {
-		return // the member has said something just now
-	}
-	if rest := s.peers.silenceLeft(s.asked); rest > 0 {
-		s.timer.Reset(rest)
-		return
-	}
-	s.fired = true
-	s.end()
-}
-
-func (s *silenceTimer) stop() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stopped = true
-	s.timer.Stop()
-}
-
-func (s *silenceTimer) struck() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.fired
 }

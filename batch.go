@@ -238,17 +238,24 @@ func (n *Node) askMany(ctx context.Context, sp *space, g *keyGroup, keys []strin
 		for ; count < len(places) && count < maxBatchItems && size < maxBatchBytes; count++ {
 			size += len(keys[places[count]]) + 5
 		}
-		answered, left := n.askManyOnce(ctx, sp, g.owner, keys, places[:count], size, load, results)
+		answered, left, later := n.askManyOnce(ctx, sp, g.owner, keys, places[:count], size, load, results)
 		rest = append(rest, left...)
 		places = places[count:]
 		if !answered {
 			return append(rest, places...)
 		}
+		if len(later) == count { // which does not get on like that
+			rest = append(rest, later...)
+		} else if len(later) > 0 {
+			places = slices.Concat(later, places)
+		}
 	}
 	return rest
 }
 
-func (n *Node) askManyOnce(ctx context.Context, sp *space, owner Member, keys []string, places []int, size int, load bool, results []result) (answered bool, rest []int) {
+// askManyOnce is askMany with one request. later are the places of keys for which
+// there was no room in the reply.
+func (n *Node) askManyOnce(ctx context.Context, sp *space, owner Member, keys []string, places []int, size int, load bool, results []result) (answered bool, rest, later []int) {
 	b := make([]byte, 0, size+len(sp.name)+16)
 	b = wire.AppendBool(b, load)
 	b = wire.AppendString(b, sp.name)
@@ -260,15 +267,16 @@ func (n *Node) askManyOnce(ctx context.Context, sp *space, owner Member, keys []
 	// The owner says at once if it has to load; only silence ends the wait.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	quiet := n.peers.newSilence(owner, cancel)
+	quiet := n.peers.newSilence(owner, travelsAsBulk(len(b)), cancel)
 	defer quiet.stop()
 	reply, err := n.peers.call(ctx, owner, mux.Request{Op: opGetMany, Body: b}, func(mux.Reply) { quiet.stop() })
+	quiet.stop()
 	if err != nil || reply.Code != replyOK {
 		sp.count.peerErrors.Add(int64(len(places)))
 		if quiet.struck() {
 			n.peers.suspect(owner)
 		}
-		return false, places
+		return false, places, nil
 	}
 	r := wire.NewReader(reply.Body)
 	t := n.timer(owner.Incarnation)
@@ -280,14 +288,16 @@ func (n *Node) askManyOnce(ctx context.Context, sp *space, owner Member, keys []
 			results[i] = resultOf(t.readEntry(&r))
 		case replyError:
 			results[i] = result{err: readError(&r)}
+		case replyLater:
+			later = append(later, i)
 		default:
 			rest = append(rest, i)
 		}
 	}
 	if r.End() != nil {
-		return false, places
+		return false, places, nil
 	}
-	return true, rest
+	return true, rest, later
 }
 
 // An inquiry is one request for several keys as its receiver answers it. What
@@ -305,6 +315,7 @@ const (
 	inquiryHeld    uint8 = iota // its answer is in body
 	inquiryMissing              // it has to be loaded, or is absent
 	inquirySkipped              // it is to be asked for by itself
+	inquiryLater                // there is no room for it in one reply with the others
 )
 
 // serveGetMany answers a peer that asks for several keys.
@@ -331,7 +342,9 @@ func (n *Node) serveGetMany(ctx context.Context, req mux.Request, progress func(
 		return mux.Reply{Body: q.body}
 	}
 	results := make([]result, len(q.keys))
-	n.findOwn(ctx, sp, q.keys, q.gaps, load, results)
+	if len(q.gaps) > 0 {
+		n.findOwn(ctx, sp, q.keys, q.gaps, load, results)
+	}
 	return mux.Reply{Body: n.fillIn(&q, results)}
 }
 
@@ -342,17 +355,18 @@ func (n *Node) look(sp *space, q *inquiry, able bool) {
 	for i, name := range q.keys {
 		key := sp.key(name)
 		place := v.place(n.incarnation, int(key.Shard))
-		good := place >= 0 && n.handoff.filled(int(key.Shard)) && len(q.body) <= maxBatchBytes
-		before, large := len(q.body), false
+		good := place >= 0 && n.handoff.filled(int(key.Shard))
+		before, large, full := len(q.body), false, false
 		if good {
 			n.store.lru.View(key, func(value []byte, m lru.Meta) {
 				e := entryOf(m, value)
-				if large = len(value) > fastValue; !large && e.flags&flagTombstone == 0 {
+				full = !fits(len(q.body), len(value))
+				if large = len(value) > fastValue; !large && !full && e.flags&flagTombstone == 0 {
 					q.body = t.appendEntry(wire.AppendByte(q.body, replyEntry), &e)
 				}
 			})
 		}
-		if large {
+		if large && !full {
 			if e, ok := n.store.get(sp, name); ok && e.flags&flagTombstone == 0 {
 				q.body = t.appendEntry(wire.AppendByte(q.body, replyEntry), &e)
 			}
@@ -364,14 +378,19 @@ func (n *Node) look(sp *space, q *inquiry, able bool) {
 			if i == 0 { // the others may be as large
 				q.body = slices.Grow(q.body, min(len(q.body)*len(q.keys), maxBatchBytes))
 			}
+		case full:
+			q.kind[i] = inquiryLater
 		case good && able && place == 0:
 			q.kind[i] = inquiryMissing
 			q.gaps = append(q.gaps, i)
 		default:
-			q.kind[i] = inquirySkipped // not owned, to be compared with other owners, or too much for one reply
+			q.kind[i] = inquirySkipped // not owned, or to be compared with other owners
 		}
 	}
 }
+
+// fits reports whether there is room in a reply of so many bytes for a value.
+func fits(size, value int) bool { return size == 0 || size+value+64 <= maxBatchBytes }
 
 // whole reports whether body is the answer.
 func (q *inquiry) whole() bool {
@@ -388,8 +407,10 @@ func (n *Node) fillIn(q *inquiry, results []result) []byte {
 		from = q.ends[i]
 		r := &results[i]
 		switch {
-		case q.kind[i] == inquirySkipped || len(body) > maxBatchBytes:
+		case q.kind[i] == inquirySkipped:
 			body = wire.AppendByte(body, replyNotOwner)
+		case q.kind[i] == inquiryLater || !fits(len(body), max(len(held), len(r.entry.value))):
+			body = wire.AppendByte(body, replyLater)
 		case q.kind[i] == inquiryHeld:
 			body = append(body, held...)
 		case r.err != nil:

@@ -320,7 +320,7 @@ func (c *Cache[V]) loadedOf(key string, v V, err error) loaded {
 	}
 	value, err := encode(c.codec, nil, v)
 	if err == nil {
-		err = c.n.checkSize(key, value)
+		err = c.n.checkValue(key, value)
 	}
 	if err != nil {
 		return loaded{err: err}
@@ -332,15 +332,6 @@ func (c *Cache[V]) loadedOf(key string, v V, err error) loaded {
 		}
 	}
 	return l
-}
-
-// checkSize reports whether a value may be kept at all.
-func (n *Node) checkSize(key string, value []byte) error {
-	most := min(int64(n.cfg.MaxValueBytes), n.maxSize.Load()/4)
-	if int64(len(value)) > most {
-		return fmt.Errorf("%w: key %q: a value of %d bytes, at most %d are possible", ErrTooLarge, clipKey(key), len(value), most)
-	}
-	return nil
 }
 
 // GetMany returns the values of several keys, with one request to each owner.
@@ -468,7 +459,7 @@ func (c *Cache[V]) newWrite(key string, v V, o setOptions) (*write, error) {
 	if err != nil {
 		return nil, fmt.Errorf("peercache: cache %q: key %q: encode: %w", c.sp.name, clipKey(key), err)
 	}
-	if err := c.n.checkSize(key, value); err != nil {
+	if err := c.n.checkWrite(key, value); err != nil {
 		return nil, err
 	}
 	return &write{key: key, op: newOperation(), tag: c.tag, value: value, ttl: o.ttl, cond: o.cond, base: o.base}, nil

@@ -170,7 +170,7 @@ func watched(op uint8) bool {
 // callDirect is call over the link to the member, whatever its route.
 func (p *peers) callDirect(ctx context.Context, r *peer, req mux.Request, told func(mux.Reply)) (mux.Reply, error) {
 	way := &r.calls
-	if req.Op == opSync || len(req.Body)+len(req.Tail) > mux.MaxWhole {
+	if req.Op == opSync || travelsAsBulk(len(req.Body)+len(req.Tail)) {
 		way = &r.bulk
 	}
 	for pause := busyPause; ; pause = min(2*pause, maxBusyPause) {
@@ -197,20 +197,36 @@ func (p *peers) callOn(ctx context.Context, conn *mux.Conn, r *peer, req mux.Req
 	if err == nil {
 		p.answered(r, req.Op, &reply)
 		if reply.Code == replyBulk {
-			return p.callBulk(ctx, r, req)
+			return p.callBulk(ctx, r, req, told)
 		}
 	}
 	return reply, err
 }
 
 // callBulk repeats a request to which the answer is too large for the
-// connection for calls.
-func (p *peers) callBulk(ctx context.Context, r *peer, req mux.Request) (mux.Reply, error) {
+// connection for calls. It ends when nothing more comes; told, if not nil, hears at
+// once that the answer is on its way.
+func (p *peers) callBulk(ctx context.Context, r *peer, req mux.Request, told func(mux.Reply)) (mux.Reply, error) {
+	if told != nil {
+		told(mux.Reply{Code: progressBulk})
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	quiet := newQuietTimer(bulkSilence, p.quietLeft(r.incarnation, true, bulkSilence), cancel)
+	defer quiet.stop()
 	conn, err := r.bulk.get(ctx)
 	if err != nil {
 		return mux.Reply{}, &mux.CallError{Err: err}
 	}
-	reply, err := conn.Call(ctx, req, nil)
+	reply, err := conn.Call(ctx, req, func(progress mux.Reply) {
+		quiet.stop() // it loads the key once more: what it held is gone
+		if told != nil {
+			told(progress)
+		}
+	})
+	if quiet.struck() {
+		p.suspect(Member{Incarnation: r.incarnation, Addr: r.addr})
+	}
 	if err == nil {
 		p.heardClock(r, reply.Fields.Clock)
 	}

@@ -149,15 +149,22 @@ func (c *compares) dueLocked() map[uint64]*comparison {
 
 // compare tells one member how far this node is, and notes what it lacks.
 func (c *compares) compare(ctx context.Context, k *comparison, agreed *[shardCount]uint32) {
-	for first := 0; first < len(k.shards); first += maxCompared {
-		part := k.shards[first:min(first+maxCompared, len(k.shards))]
+	var shards []shardMarks
+	var changes []uint32
+	for i, s := range k.shards {
+		if !c.n.underway.has(k.with.Incarnation, s.shard) { // else in another round
+			shards, changes = append(shards, s), append(changes, k.changes[i])
+		}
+	}
+	for first := 0; first < len(shards); first += maxCompared {
+		part := shards[first:min(first+maxCompared, len(shards))]
 		verdicts, err := c.n.callCompare(ctx, k.with, part)
 		if err != nil {
 			return
 		}
 		for i, verdict := range verdicts {
 			if verdict&(youLack|notHolder) == 0 {
-				agreed[part[i].shard] = k.changes[first+i]
+				agreed[part[i].shard] = changes[first+i]
 				k.lacks--
 			}
 		}

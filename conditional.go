@@ -300,6 +300,8 @@ func (n *Node) prepareAt(ctx context.Context, m Member, body []byte, stamp Versi
 			return nil
 		case n.life.Err() != nil:
 			return ErrClosed
+		case isFinal(err):
+			return finalError(m, err)
 		case ctx.Err() != nil:
 			return fmt.Errorf("%w: %s does not confirm: %w", ErrUnavailable, m, ctx.Err())
 		}

@@ -109,5 +109,6 @@ func (n *Node) newConn(conn net.Conn, options mux.Options) *mux.Conn {
 		n.log.Error("panic while serving a peer", "panic", fmt.Sprint(value), "stack", string(stack))
 	}
 	options.Silence = n.cfg.Heartbeat.Timeout
+	options.Bodies = n.maxBody
 	return mux.New(conn, options)
 }

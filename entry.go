@@ -11,6 +11,7 @@ import (
 const (
 	flagTombstone = 1 << 0 // the key was deleted: nothing is there
 	flagNegative  = 1 << 1 // the loader said that there is nothing
+	flagOmitted   = 1 << 2 // on its way only: there is a value, larger than the receiver keeps
 )
 
 // An entry is what an owner holds of a key.

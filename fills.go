@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/peercache/peercache/internal/mux"
 )
 
 const (
@@ -104,19 +102,17 @@ func (f *fills) send(ctx context.Context, items []stamped, d *delivery) {
 	if len(again) == 0 {
 		return
 	}
-	second := &delivery{to: d.to, items: make([]int, len(again))}
+	second := &delivery{to: d.to, op: opApply, about: d.about, items: make([]int, len(again))}
 	for i := range second.items {
 		second.items[i] = i
 	}
-	second.body = f.n.encodeApply(again, second)
+	second.body = f.n.encodeApply(again, second, f.n.view.Load().takes(d.to.Incarnation))
 	f.deliver(ctx, second)
 }
 
 // deliver brings fills to one owner, and returns those that it did not take.
 func (f *fills) deliver(ctx context.Context, d *delivery) []outranked {
-	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
-	defer cancel()
-	reply, err := f.n.peers.call(ctx, d.to.Member, mux.Request{Op: opApply, Body: d.body}, nil)
+	reply, err := f.n.bring(ctx, d)
 	if err != nil || reply.Code != replyOK {
 		return nil
 	}

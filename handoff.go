@@ -46,6 +46,7 @@ type handoff struct {
 	resumed        atomic.Int64 // when the last pause ended, on the node's clock
 	merges         atomic.Int64
 	received, sent atomic.Int64 // bytes
+	sending        atomic.Int64 // pages that are being sent
 
 	mu      sync.Mutex
 	from    map[int]*filling   // guarded by mu; the shards being filled or mended

@@ -12,6 +12,8 @@ import (
 // handOver waits until every other member that will own what this node owns
 // holds it. The node has announced that it is leaving.
 func (h *handoff) handOver(ctx context.Context) error {
+	ctx, cancel := whileMoving(ctx, handOverTime, handOverTime+slowTime(int(h.n.store.lru.Bytes())), h.outgoing)
+	defer cancel()
 	var wait sync.WaitGroup
 	members := h.n.peers.members()
 	errs := make([]error, len(members))
@@ -20,6 +22,26 @@ func (h *handoff) handOver(ctx context.Context) error {
 	}
 	wait.Wait()
 	return errors.Join(errs...)
+}
+
+// outgoing grows while others copy from here.
+func (h *handoff) outgoing() int64 {
+	moved := h.sent.Load()
+	if h.sending.Load() > 0 { // a large page takes its time on a slow link
+		moved += h.n.inbound.bulkSent()
+	}
+	return moved
+}
+
+// incoming grows while this node copies from others.
+func (h *handoff) incoming() int64 {
+	moved := h.received.Load()
+	for _, r := range h.n.peers.all() {
+		if conn := r.bulk.live.Load(); conn != nil {
+			moved += conn.Stats().BytesIn
+		}
+	}
+	return moved
 }
 
 // askSettled waits until one member holds what it will own.
@@ -34,6 +56,10 @@ func (h *handoff) askSettled(ctx context.Context, m Member) error {
 		switch {
 		case err == nil && reply.Code == replyOK || isGone(err):
 			return nil
+		case err == nil && reply.Code != replySame:
+			return fmt.Errorf("peercache: %s has not taken over all shards: %w", m, replyFailure(reply))
+		case isFinal(err):
+			return fmt.Errorf("peercache: %s has not taken over all shards: %w", m, err)
 		case ctx.Err() != nil:
 			return fmt.Errorf("peercache: %s has not taken over all shards: %w", m, ctx.Err())
 		}

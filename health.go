@@ -180,7 +180,7 @@ func (p *peers) suspect(m Member) {
 	if err != nil {
 		return
 	}
-	if conn, _ := r.calls.state(); conn != nil && conn.SinceHeard() < silence/2 {
+	if r.sinceHeard() < silence/2 {
 		return
 	}
 	p.checkLink(m)
@@ -208,7 +208,7 @@ func (p *peers) pingUntilAnswered(ctx context.Context, m Member, r *peer) {
 		ping, cancel := context.WithTimeout(ctx, pingTimeout)
 		_, err := p.call(ping, m, mux.Request{Op: opPing}, nil)
 		cancel()
-		if err == nil {
+		if err == nil || isFinal(err) { // a refusal is an answer as well
 			return
 		}
 		sleep(ctx, pingEvery)

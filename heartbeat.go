@@ -59,6 +59,7 @@ type announcement struct {
 	copies    int
 	algorithm uint8
 	outside   bool // its clock is too far from the others': it stays out of the tables
+	maxValue  int  // the greatest size of a value that it keeps; 0: it does not say
 }
 
 // An announcement travels as a version byte and a list of fields, each a tag,
@@ -77,6 +78,7 @@ const (
 	tagState     = 7
 	tagClockOff  = 8
 	tagAddrEnd   = 9 // what of the address does not fit in tagAddr
+	tagMaxValue  = 10
 )
 
 func (a *announcement) encode() []byte {
@@ -101,6 +103,9 @@ func (a *announcement) encode() []byte {
 	number(tagState, uint64(a.State))
 	if a.outside {
 		number(tagClockOff, 1)
+	}
+	if a.maxValue != 0 {
+		number(tagMaxValue, uint64(a.maxValue))
 	}
 	return b
 }
@@ -173,6 +178,9 @@ func (a *announcement) decodeField(tag byte, value []byte) error {
 	case tagClockOff:
 		v, err = number(0, 1)
 		a.outside = v == 1
+	case tagMaxValue:
+		v, err = number(1, maxValueLimit)
+		a.maxValue = int(v)
 	}
 	return err
 }
@@ -194,6 +202,8 @@ type view struct {
 	algorithm uint8 // that the tables are made by
 	copies    int   // of each shard
 
+	leastValue, mostValue int // the greatest sizes of a value that all members keep, and that any does
+
 	mu      sync.Mutex
 	lacking map[uint64]*table // guarded by mu; current without one of its members, made when wanted
 }
@@ -205,11 +215,12 @@ func newView(members []announcement, before *view, now time.Time) *view {
 	if before != nil && slices.Equal(members, before.members) {
 		return before
 	}
-	v := &view{members: members, since: now}
+	v := &view{members: members, since: now, leastValue: maxValueLimit}
 
 	algorithm, copies := uint8(ringAlgorithm), 1
 	var current, target []ringMember
 	for _, m := range members {
+		v.leastValue, v.mostValue = min(v.leastValue, m.keeps()), max(v.mostValue, m.keeps())
 		algorithm, copies = min(algorithm, m.algorithm), max(copies, m.copies)
 		if m.outside {
 			continue

@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	firstCheck = 20 * time.Millisecond // after a mounted node did not reach itself; doubles up to lastCheck
-	lastCheck  = 2 * time.Second
-	maxJoining = 30 * time.Second // after that a node that could not fill all its shards asks the others for what it lacks
+	firstCheck  = 20 * time.Millisecond // after a mounted node did not reach itself; doubles up to lastCheck
+	lastCheck   = 2 * time.Second
+	mostJoining = 10 * time.Minute
+	maxJoining  = 30 * time.Second // for so long nothing may come of what is to be filled; after that a node that could not fill all its shards asks the others for what it lacks
 )
 
 var errNotAnnounced = errors.New("peercache: this node is not yet a part of the cluster")
@@ -77,7 +78,7 @@ func (n *Node) activate() {
 		return
 	}
 	n.spawn(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, maxJoining)
+		ctx, cancel := whileMoving(ctx, maxJoining, mostJoining, n.handoff.incoming)
 		defer cancel()
 		for ctx.Err() == nil {
 			changed := n.viewSignal.next()

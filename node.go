@@ -23,7 +23,8 @@ const joinRound = 5 * time.Second
 // leaveTime bounds how long Shutdown waits for the others to hear of it.
 const leaveTime = time.Second
 
-// handOverTime bounds how long Shutdown waits for others to take over.
+// handOverTime bounds how long Shutdown waits for others to take over while they
+// copy nothing.
 const handOverTime = 30 * time.Second
 
 // A Node is this process as a peer of the cluster. Make one with [Start]. All
@@ -55,6 +56,8 @@ type Node struct {
 	fills         fills
 	operations    *operations
 	stages        *stages
+	renewals      renewals
+	underway      underway
 	handoff       *handoff
 	vectors       *vectors
 	compares      *compares
@@ -278,6 +281,7 @@ func (n *Node) announcement() *announcement {
 		copies:    n.cfg.Copies,
 		algorithm: ringAlgorithm,
 		outside:   n.skew.off(),
+		maxValue:  n.valueLimit(),
 	}
 }
 
@@ -462,6 +466,7 @@ func (n *Node) SetMaxBytes(size int64) error {
 	n.maxSize.Store(size)
 	n.store.lru.SetMaxBytes(storeShare(size))
 	n.shareNear()
+	n.reannounce() // how large a value may be
 	return nil
 }
 
@@ -497,8 +502,8 @@ func (n *Node) forgetNear() {
 }
 
 // Shutdown leaves the cluster: it waits until the members that will own what
-// this node owns hold it, 30 seconds at most, takes the node out of every
-// table, finishes the requests under way, and closes it. The error says which
+// this node owns hold it, for as long as they copy it and 30 seconds more at most,
+// takes the node out of every table, finishes the requests under way, and closes it. The error says which
 // members did not take over in time. When ctx ends first the node is closed at
 // once and ctx's error returned; a Close meanwhile does the same with
 // [ErrClosed]. Further calls of Shutdown or Close wait for the first to end and
@@ -533,7 +538,7 @@ func (n *Node) leave(ctx context.Context) error {
 		return f(bound)
 	}
 	n.refreshed(leaving)
-	handover := within(handOverTime, n.handoff.handOver)
+	handover := n.handoff.handOver(leaving)
 	// From here on the others may write without this node. So it takes itself
 	// out of its own table first, and asks them as a client does.
 	n.left.Store(len(n.peers.members()) > 0)

@@ -73,8 +73,13 @@ func (o *operations) addLocked(id uint64, op *operation) {
 	o.byID[id] = op
 	o.queue = append(o.queue, begun{id, op.began})
 	for len(o.queue) > maxOperations || op.began-o.queue[0].at > operationTime {
-		delete(o.byID, o.queue[0].id)
+		oldest := o.queue[0]
 		o.queue = o.queue[1:]
+		if old := o.byID[oldest.id]; old != nil && !old.ended && len(o.queue) < maxOperations {
+			o.queue = append(o.queue, begun{oldest.id, op.began}) // it is large, or waits for a silent owner
+			continue
+		}
+		delete(o.byID, oldest.id)
 	}
 }
 

@@ -18,6 +18,8 @@ const (
 	busyRate     = 5000                   // or answered in a second
 	rateTime     = 100 * time.Millisecond // over which those are counted, at least
 
+	signPause = time.Second // between two signs that whoever waits is not forgotten
+
 	leastDeflate = 4 << 10 // pages below are sent as they are
 	deflateProbe = 4 << 10 // how much of a page tells whether it pays
 )
@@ -45,8 +47,8 @@ func (p *pace) busy(underWay, served int64) bool {
 	return underWay > busyRequests || p.rate > busyRate
 }
 
-// wait waits until size bytes may be sent, or ctx ends.
-func (p *pace) wait(ctx context.Context, size int, busy bool) {
+// wait waits until size bytes may be sent, or ctx ends. Now and then it calls sign.
+func (p *pace) wait(ctx context.Context, size int, busy bool, sign func()) {
 	rate := idlePace
 	if busy {
 		rate = busyPace
@@ -59,8 +61,9 @@ func (p *pace) wait(ctx context.Context, size int, busy bool) {
 	wait := p.free.Sub(now)
 	p.free = p.free.Add(time.Duration(size) * time.Second / time.Duration(rate))
 	p.mu.Unlock()
-	if wait > 0 {
-		sleep(ctx, wait)
+	for ; wait > 0 && ctx.Err() == nil; wait -= signPause {
+		sleep(ctx, min(wait, signPause))
+		sign()
 	}
 }
 

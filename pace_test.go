@@ -23,7 +23,7 @@ func TestPaceOfABusyNode(t *testing.T) {
 		// What is sent takes its time: four times a quarter of a second's worth.
 		began := time.Now()
 		for range 5 {
-			p.wait(t.Context(), busyPace/4, true)
+			p.wait(t.Context(), busyPace/4, true, func() {})
 		}
 		require.Equal(t, time.Second, time.Since(began))
 	})

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/peercache/peercache/internal/gossip"
 	"github.com/peercache/peercache/internal/mux"
 )
@@ -43,6 +45,7 @@ type peer struct {
 	calls       connector
 	bulk        connector // what is large, so that it holds up no calls
 	gossip      connector
+	large       *semaphore.Weighted // bytes of large writes under way to it
 	health      health
 	gone        atomic.Bool // its process was found not to be there
 	route       route
@@ -88,7 +91,7 @@ func (p *peers) get(incarnation uint64, addr string) (*peer, error) {
 }
 
 func (p *peers) newPeer(incarnation uint64, addr string) *peer {
-	r := &peer{incarnation: incarnation, addr: addr, gate: gate{most: maxCallsPerPeer}}
+	r := &peer{incarnation: incarnation, addr: addr, gate: gate{most: maxCallsPerPeer}, large: semaphore.NewWeighted(largeAtOnce)}
 	r.calls.spawn = p.n.spawn
 	r.calls.dial = func(ctx context.Context) (*mux.Conn, error) {
 		conn, _, err := p.n.dialCalls(ctx, mux.PurposeCalls, incarnation, addr)

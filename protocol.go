@@ -30,30 +30,35 @@ const (
 	opForward = 15 // a request for another member, whom its sender does not reach
 	opPacket  = 16 // a packet of gossip, where it does not go directly
 	opLimits  = 17 // the bounds of the asker's caches
+	opRenew   = 18 // until when a large write that came late may be stamped
 )
 
 // Codes of replies. The numbers are fixed for ever.
 const (
 	replyOK          = 0
-	replySame        = 1 // to opView: nothing new
-	replyMalformed   = 2 // the request's body cannot be read
-	replyUnsupported = 3 // this node does not know the operation
-	replyAbsent      = 4 // nothing is there
-	replyEntry       = 5 // an entry follows
-	replyError       = 6 // an error follows
-	replyNotOwner    = 7 // the owners in the answering node's tables follow
-	replyBulk        = 8 // the answer is large: the asker shall ask over a connection for bulk
-	replyUnreached   = 9 // to opForward: the member that the request is for was not reached; why follows
+	replySame        = 1  // to opView: nothing new
+	replyMalformed   = 2  // the request's body cannot be read
+	replyUnsupported = 3  // this node does not know the operation
+	replyAbsent      = 4  // nothing is there
+	replyEntry       = 5  // an entry follows
+	replyError       = 6  // an error follows
+	replyNotOwner    = 7  // the owners in the answering node's tables follow
+	replyBulk        = 8  // the answer is large: the asker shall ask over a connection for bulk
+	replyUnreached   = 9  // to opForward: the member that the request is for was not reached; why follows
+	replyLater       = 10 // to opGetMany, of a key: there is no room left in this reply
 )
 
 // Codes of interim replies.
 const (
 	progressLoading = 1 // the key is being loaded
 	progressLend    = 2 // the asker shall load it; the flight's id follows
+	progressLate    = 3 // a large write took longer than it may be stamped: the sender shall say whether it still waits
+
+	progressBulk = 255 // never sent: what a caller is told when the answer is large and is being fetched
 )
 
 func replyText(code uint8) string {
-	names := [...]string{"ok", "nothing new", "request malformed", "operation not supported", "absent", "entry", "error", "not an owner", "too large for this connection", "member not reached"}
+	names := [...]string{"ok", "nothing new", "request malformed", "operation not supported", "absent", "entry", "error", "not an owner", "too large for this connection", "member not reached", "no room in this reply"}
 	if int(code) < len(names) {
 		return names[code]
 	}
@@ -96,7 +101,7 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 	case opSettled:
 		reply = n.serveSettled(ctx, from)
 	case opSync:
-		reply = n.serveSync(ctx, from, req)
+		reply = n.serveSync(ctx, from, req, progress)
 	case opCompare:
 		reply = n.serveCompare(from, req)
 	case opHot:
@@ -107,6 +112,8 @@ func (n *Node) serve(ctx context.Context, from mux.Identity, req mux.Request, pr
 		reply = n.servePacket(from, req)
 	case opLimits:
 		reply = n.serveLimits(from, req)
+	case opRenew:
+		reply = n.serveRenew(req)
 	default:
 		return mux.Reply{Code: replyUnsupported}
 	}
@@ -435,10 +442,12 @@ func (e *answeredError) Error() string { return e.err.Error() }
 // Unwrap returns the answer.
 func (e *answeredError) Unwrap() error { return e.err }
 
+// lentTime is how long it may take without a sign of life to bring a load to its
+// owner.
+const lentTime = 5 * time.Second
+
 // callLent brings a flight's owner what this process loaded for it.
 func (n *Node) callLent(ctx context.Context, m Member, lent *lentResult) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	_, err := n.peers.call(ctx, m, mux.Request{Op: opLent, Body: lent.encode()}, nil)
+	_, err := n.peers.callWithin(ctx, lentTime, m, mux.Request{Op: opLent, Body: lent.encode()})
 	return err
 }

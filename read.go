@@ -121,15 +121,17 @@ func (n *Node) askCoOwners(ctx context.Context, sp *space, key string) (r result
 // be out of reach are asked as well, and what is in doubt does not count as an
 // answer. It reports whether all answered.
 func (n *Node) copyFromCoOwners(ctx context.Context, sp *space, key string, away bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, coOwnersTime)
-	defer cancel()
 	shard := shardOf(sp.keyspace, key)
 	v, sources := n.view.Load(), n.handoff.sources(shard, reuniteTime)
 	copies := make([]copied, len(sources))
 	var wait sync.WaitGroup
 	for i, m := range sources {
 		if away || n.peers.healthy(m) {
-			wait.Go(func() { copies[i] = n.copyFrom(ctx, m, sp, key, away) })
+			wait.Go(func() {
+				ctx, told, end := brief(ctx, coOwnersTime)
+				defer end()
+				copies[i] = n.copyFrom(ctx, m, sp, key, away, told)
+			})
 		}
 	}
 	wait.Wait()
@@ -169,14 +171,15 @@ type copied struct {
 }
 
 // copyFrom takes over what one member holds of a key. A connection that broke
-// is made again: after a pause of this node all do.
-func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, away bool) copied {
+// is made again: after a pause of this node all do. told hears that the answer is
+// large.
+func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, away bool, told func(mux.Reply)) copied {
 	mode := getLookup
 	if away {
 		mode = getLeftover
 	}
 	for ctx.Err() == nil {
-		got, err := n.callGet(ctx, m, sp, key, mode, false, nil)
+		got, err := n.callGet(ctx, m, sp, key, mode, false, told)
 		if err == nil && got.held {
 			from := fromOther
 			if n.handoff.isFresh(shardOf(sp.keyspace, key)) {
@@ -186,6 +189,9 @@ func (n *Node) copyFrom(ctx context.Context, m Member, sp *space, key string, aw
 		}
 		if err == nil || isGone(err) {
 			return copied{answered: true, held: got.held, floor: got.floor}
+		}
+		if isFinal(err) {
+			return copied{answered: isTooLarge(err)} // what cannot come here is as good as evicted
 		}
 		sleep(ctx, busyPause)
 	}

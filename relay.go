@@ -163,7 +163,7 @@ func (n *Node) followMember(ctx context.Context, m Member) error {
 		if err == nil {
 			known, err = n.askView(ctx, conn, known)
 		}
-		if conn != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		if conn != nil && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && conn.SinceHeard() >= relayTimeout {
 			conn.Abort(err) // it is silent: a new connection may do better
 		}
 		if ctx.Err() != nil || n.announced.Load() {

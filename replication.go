@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache/internal/mux"
@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	deliveryTimeout = 3 * time.Second       // of one attempt to bring entries to an owner
+	deliveryTimeout = 3 * time.Second       // of one attempt to bring entries to an owner, without a sign of life
 	deliveryPause   = 20 * time.Millisecond // between two attempts
 	maxRestamps     = 16
 	followTime      = 50 * time.Millisecond // between the arrivals of a write at two owners
@@ -288,9 +288,7 @@ func (n *Node) standIn(items []stamped, silent *delivery, sent sentTo) {
 	deliveries := n.deliveriesTo(late, had, func(shard int) []taker { return keepers(v.appendMembers(nil, without, shard)) })
 	for _, d := range deliveries {
 		n.spawn(func(life context.Context) {
-			ctx, cancel := context.WithTimeout(life, deliveryTimeout)
-			defer cancel()
-			n.peers.call(ctx, d.to.Member, mux.Request{Op: opApply, Body: d.body}, nil)
+			n.bring(life, d)
 		})
 	}
 }
@@ -317,8 +315,13 @@ type delivery struct {
 	to    taker
 	op    uint8
 	items []int // which of the entries
+	about []int // the shards of those, if they are large
+	size  int   // of body, about
 	body  []byte
 	stamp uint64             // the greatest of theirs
+	omit  func() []byte      // the body without the values, for a member that does not take them; nil: there is none
+	left  atomic.Bool        // nobody waits: there is no further attempt
+	quiet bool               // it has made no progress for a while, which was told
 	end   context.CancelFunc // ends the attempts, set by start
 	done  chan struct{}
 
@@ -345,22 +348,45 @@ func (n *Node) deliveriesTo(items []stamped, sent sentTo, takers func(shard int)
 				continue
 			}
 			sent.note(to.Incarnation, i, !to.former)
-			j := slices.IndexFunc(deliveries, func(d *delivery) bool {
-				return d.to.Incarnation == to.Incarnation && d.to.former == to.former
-			})
-			if j < 0 {
-				j = len(deliveries)
-				deliveries = append(deliveries, &delivery{to: to, op: opApply, done: make(chan struct{})})
+			d := roomFor(deliveries, to, items[i].size())
+			if d == nil {
+				d = &delivery{to: to, op: opApply, done: make(chan struct{})}
+				deliveries = append(deliveries, d)
 			}
-			deliveries[j].items = append(deliveries[j].items, i)
-			deliveries[j].stamp = max(deliveries[j].stamp, items[i].entry.order.latest())
+			d.items = append(d.items, i)
+			d.size += items[i].size()
+			d.stamp = max(d.stamp, items[i].entry.order.latest())
 		}
 	}
+	v := n.view.Load()
 	for _, d := range deliveries {
-		d.body = n.encodeApply(items, d)
+		d.body = n.encodeApply(items, d, v.takes(d.to.Incarnation))
+		if travelsAsBulk(len(d.body)) {
+			for _, i := range d.items {
+				d.about = append(d.about, shardOf(items[i].sp.keyspace, items[i].key))
+			}
+		}
+		d.omit = func() []byte { return n.encodeApply(items, d, 0) }
 	}
 	return deliveries
 }
+
+// roomFor returns the delivery to a taker in which there is room for an entry of
+// some size; nil: there is none.
+func roomFor(deliveries []*delivery, to taker, size int) *delivery {
+	for i := len(deliveries) - 1; i >= 0; i-- {
+		if d := deliveries[i]; d.to.Incarnation == to.Incarnation && d.to.former == to.former {
+			if len(d.items) < maxBatchItems && d.size+size <= maxBatchBytes {
+				return d
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// size is about how much of a body the entry takes.
+func (it *stamped) size() int { return 96 + len(it.sp.name) + len(it.key) + len(it.entry.value) }
 
 // deliver runs deliveries and notes what came of them in outcome. late is
 // called with those to owners that are silent.
@@ -371,17 +397,8 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 	}
 	patience := time.NewTimer(silence)
 	defer patience.Stop()
-	var silent bool
 	for _, d := range deliveries {
-		if !silent {
-			select {
-			case <-d.done:
-			case <-ctx.Done():
-			case <-patience.C:
-				silent = true
-			}
-		}
-		if silent && !n.awaitSilent(ctx, d, late) {
+		if !n.await(ctx, d, patience, func() time.Duration { return n.lookQuiet(deliveries, late) }) {
 			continue
 		}
 		select {
@@ -415,27 +432,57 @@ func (n *Node) deliver(ctx context.Context, deliveries []*delivery, outcome *spr
 	}
 }
 
-// awaitSilent waits for a delivery that takes long. It returns false when
-// nobody has to: a joiner finds out what it missed before it is read from, and
-// a former owner that its time is over.
-func (n *Node) awaitSilent(ctx context.Context, d *delivery, late func(*delivery)) bool {
-	select {
-	case <-d.done:
-		return true
-	default:
+// await waits for a delivery. It returns false when nobody has to, because the
+// delivery takes long: a joiner finds out what it missed before it is read from, and
+// a former owner that its time is over. look is called when patience ends, and
+// returns how long that lasts then.
+func (n *Node) await(ctx context.Context, d *delivery, patience *time.Timer, look func() time.Duration) bool {
+	for {
+		select {
+		case <-d.done:
+			return true
+		default:
+		}
+		if d.quiet && d.to.former {
+			return false
+		}
+		if m, ok := n.view.Load().find(d.to.Incarnation); d.quiet && ok && m.State == MemberJoining {
+			return false
+		}
+		select {
+		case <-d.done:
+			return true
+		case <-ctx.Done():
+			return true
+		case <-patience.C:
+			patience.Reset(look())
+		}
 	}
-	if d.to.former {
-		return false
+}
+
+// lookQuiet calls late with the deliveries that have made no progress for a while,
+// and returns when others may be so.
+func (n *Node) lookQuiet(deliveries []*delivery, late func(*delivery)) (again time.Duration) {
+	again = time.Hour
+	for _, d := range deliveries {
+		select {
+		case <-d.done:
+			continue
+		default:
+		}
+		if d.quiet {
+			continue
+		}
+		if rest := n.peers.quietLeft(d.to.Incarnation, travelsAsBulk(len(d.body)), silence)(); rest > 0 {
+			again = min(again, rest)
+			continue
+		}
+		d.quiet = true
+		if !d.to.former {
+			late(d)
+		}
 	}
-	late(d)
-	if m, ok := n.view.Load().find(d.to.Incarnation); ok && m.State == MemberJoining {
-		return false
-	}
-	select {
-	case <-d.done:
-	case <-ctx.Done():
-	}
-	return true
+	return again
 }
 
 // start begins to bring a delivery to its owner.
@@ -456,7 +503,7 @@ func (d *delivery) leave() {
 	case <-d.done:
 		d.end()
 	default:
-		time.AfterFunc(deliveryTimeout, d.end)
+		time.AfterFunc(deliveryTimeout, func() { d.left.Store(true) })
 	}
 }
 
@@ -466,13 +513,11 @@ func (d *delivery) leave() {
 // node believes the owner will, too.
 func (n *Node) runDelivery(life context.Context, d *delivery) {
 	defer close(d.done)
-	for began := n.clock.Elapsed(); life.Err() == nil; {
+	for began := n.clock.Elapsed(); life.Err() == nil && !d.left.Load(); {
 		if _, living := n.view.Load().find(d.to.Incarnation); !living {
 			return // the table without it is what counts now
 		}
-		ctx, cancel := context.WithTimeout(life, deliveryTimeout)
-		reply, err := n.peers.call(ctx, d.to.Member, mux.Request{Op: d.op, Body: d.body}, nil)
-		cancel()
+		reply, err := n.bring(life, d)
 		switch {
 		case err == nil && reply.Code == replyOK:
 			d.above, d.err = n.readApplied(life, reply.Body, d)
@@ -484,18 +529,33 @@ func (n *Node) runDelivery(life context.Context, d *delivery) {
 			if !errors.Is(d.err, errClock) || !n.mayBelieve(d.stamp, reply.Fields.Clock, began) {
 				return
 			}
+		case isTooLarge(err) && d.omit != nil:
+			// It keeps less than this node knows.
+			d.body, d.omit = d.omit(), nil
+			continue
+		case isFinal(err):
+			d.err = finalError(d.to.Member, err)
+			return
 		}
 		sleep(life, deliveryPause)
 	}
 	d.err = ErrClosed
 }
 
+// bring makes one attempt at a delivery.
+func (n *Node) bring(ctx context.Context, d *delivery) (mux.Reply, error) {
+	n.underway.add(d.to.Incarnation, d.about, 1)
+	defer n.underway.add(d.to.Incarnation, d.about, -1)
+	return n.peers.callWithin(ctx, deliveryTimeout, d.to.Member, mux.Request{Op: d.op, Body: d.body})
+}
+
 // encodeApply is the body of opApply: whether they go to a former owner, and
-// entries of any caches.
-func (n *Node) encodeApply(items []stamped, d *delivery) []byte {
+// entries of any caches, without those values of which there are more bytes than
+// most.
+func (n *Node) encodeApply(items []stamped, d *delivery, most int) []byte {
 	size := 16
 	for _, i := range d.items {
-		size += 96 + len(items[i].key) + len(items[i].entry.value)
+		size += items[i].size()
 	}
 	t := n.timer(0)
 	b := wire.AppendBool(make([]byte, 0, size), d.to.former)
@@ -506,7 +566,8 @@ func (n *Node) encodeApply(items []stamped, d *delivery) []byte {
 		b = wire.AppendString(b, it.key)
 		b = wire.AppendUint64(b, it.op)
 		b = wire.AppendUvarint(b, it.number)
-		b = t.appendEntry(b, &it.entry)
+		e := omitted(it.entry, most)
+		b = t.appendEntry(b, &e)
 	}
 	return b
 }
@@ -567,7 +628,7 @@ func (n *Node) applyFrom(it *stamped, former bool) (held standing, applied bool)
 	held, applied, err := n.applyStaged(it.sp, it.key, it.op, it.entry)
 	if err != nil && !errors.Is(err, errClock) {
 		// It cannot be held here, where there is less memory than at its
-		// stamper: it is as good as evicted.
+		// stamper, or smaller values are kept: it is as good as evicted.
 		n.store.forgo(it.sp, it.key, it.entry.order)
 		applied = true
 	}

@@ -360,6 +360,19 @@ func (in *inbound) drain(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// bulkSent returns how many bytes went out over the connections for bulk that there
+// are.
+func (in *inbound) bulkSent() (sent int64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for c := range in.conns {
+		if c.conn != nil && c.purpose == mux.PurposeBulk {
+			sent += c.conn.Stats().BytesOut
+		}
+	}
+	return sent
+}
+
 // closeAll breaks all connections, those in the handshake included.
 func (in *inbound) closeAll() {
 	in.mu.Lock()

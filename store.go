@@ -201,6 +201,9 @@ func (s *store) apply(sp *space, key string, e entry, from source) (held standin
 
 // applyOn is apply for an entry that replaces what presence says and nothing else.
 func (s *store) applyOn(sp *space, key string, e entry, from source, base *order) (held standing, applied bool, err error) {
+	if e.flags&flagOmitted != 0 {
+		return held, false, fmt.Errorf("%w: more than is kept here", ErrTooLarge)
+	}
 	// What another holds with a stamp beyond belief is taken in, for its value,
 	// and does not move the clock.
 	if !s.clock.accept(e.order.latest()) && from == fromRequest {

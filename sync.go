@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -182,9 +183,7 @@ func (h *handoff) fetchPage(ctx context.Context, source Member, shards []int, af
 		asked = append(asked, shardHave{shard, n.store.fingerprints(shard)})
 		size += len(asked[len(asked)-1].have)
 	}
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
-	defer cancel()
-	reply, err := n.peers.call(ctx, source, mux.Request{Op: opSync, Body: encodeSync(asked, after, hot)}, nil)
+	reply, err := n.peers.callWithin(ctx, syncTimeout, source, mux.Request{Op: opSync, Body: encodeSync(asked, after, hot)})
 	if err != nil {
 		return p, err
 	}
@@ -198,7 +197,7 @@ func (h *handoff) fetchPage(ctx context.Context, source Member, shards []int, af
 		return p, replyFailure(reply)
 	}
 	h.received.Add(int64(len(reply.Body)))
-	body, err := inflate(reply.Body, maxSyncRest+2*n.cfg.MaxValueBytes)
+	body, err := inflate(reply.Body, n.maxBody())
 	if err != nil {
 		return p, err
 	}
@@ -262,7 +261,7 @@ func readShard(r *wire.Reader) int {
 // floors included. The peer must be an owner in this node's view: from then on
 // what is written here is sent to it as well, so that nothing falls between the
 // copy and the writes.
-func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request) mux.Reply {
+func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request, progress func(mux.Reply) bool) mux.Reply {
 	asked, after, hot, err := decodeSync(req.Body)
 	if err != nil {
 		return mux.Reply{Code: replyMalformed}
@@ -296,8 +295,11 @@ func (n *Node) serveSync(ctx context.Context, from mux.Identity, req mux.Request
 	head := wire.AppendUvarint(nil, uint64(done))
 	body := deflate(append(wire.AppendUint64(head, next), records...))
 	n.handoff.sent.Add(int64(len(body)))
-	n.handoff.pace.wait(ctx, len(body), n.handoff.pace.busy(n.serving.Load(), n.store.served()))
-	return mux.Reply{Body: body}
+	n.handoff.sending.Add(1)
+	n.handoff.pace.wait(ctx, len(body), n.handoff.pace.busy(n.serving.Load(), n.store.served()), func() {
+		progress(mux.Reply{Code: progressLoading})
+	})
+	return mux.Reply{Body: body, Free: func() { n.handoff.sending.Add(-1) }}
 }
 
 // Records of a page. The numbers are fixed for ever.
@@ -413,7 +415,9 @@ func (n *Node) readSyncEntry(r *wire.Reader, t timer, f *shardFetch) {
 	if f.ahead {
 		from = fromAhead
 	}
-	n.store.apply(sp, key, e, from) // an error: too large for this node's bound, and so not kept
+	if _, _, err := n.store.apply(sp, key, e, from); errors.Is(err, ErrTooLarge) {
+		n.store.forgo(sp, key, e.order) // larger than this node keeps: as good as evicted
+	}
 	f.sent = append(f.sent, fingerprint(&lru.Entry{Key: sp.key(key), Meta: e.meta()}))
 }
 

@@ -93,9 +93,6 @@ func (h *handoff) leftOut(print uint64, about ...any) {
 	}
 }
 
-// maxBody is the largest body of a request or reply.
-func (n *Node) maxBody() int { return mux.DefaultMaxBody }
-
 // syncBeside is what a page has beside its entries, at most, but for the floors
 // of many caches and what the source lacks, which are not there when one entry
 // is that large.

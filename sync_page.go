@@ -134,7 +134,7 @@ func (n *Node) appendShard(page []byte, t timer, s *shardHave, after uint64, hot
 }
 
 // appendSynced appends the record of an entry. Of one that is too large for any
-// reply it says that it is left out.
+// reply, or for what the asker keeps, it says that it is left out.
 func (n *Node) appendSynced(b []byte, t timer, e *lru.Entry, print uint64, to *Member) []byte {
 	held := entryOf(e.Meta, e.Value)
 	name := n.store.spaceOf(e.Space).name
@@ -143,8 +143,9 @@ func (n *Node) appendSynced(b []byte, t timer, e *lru.Entry, print uint64, to *M
 	with = wire.AppendBytes(with, e.Bytes)
 	with = wire.AppendByte(with, e.Heat)
 	with = t.appendEntry(with, &held)
-	most := n.handoff.maxBody() - syncBeside
-	if len(with)-len(b) <= most || len(deflate(with[len(b):])) <= most {
+	most, v := n.handoff.maxBody()-syncBeside, n.view.Load()
+	kept := len(e.Value) <= v.leastValue || len(e.Value) <= v.takes(to.Incarnation)
+	if kept && (len(with)-len(b) <= most || len(deflate(with[len(b):])) <= most) {
 		return with
 	}
 	n.handoff.leftOut(print, "cache", name, "key", clipKey(string(e.Bytes)), "bytes", len(e.Value), "to", to.String())

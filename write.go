@@ -70,12 +70,19 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 	}
 	n.pauses.look()
 	began := n.clock.Elapsed()
+	most := operationTime + slowTime(sizeOf(writes))
+	ownersLost := time.Duration(-1) // since when no owner has taken some of them
 	defer n.failClosed(writes)
 	for pending := writes; ; {
 		v := n.view.Load()
 		groups, early, lost := n.groupByOwner(sp, v, pending)
 		pending = append(n.writeToEach(ctx, sp, groups), early...)
-		if len(lost) > 0 && len(v.target.members) > 0 && n.clock.Elapsed()-began <= ownersTime && n.life.Err() == nil {
+		if len(lost) == 0 {
+			ownersLost = -1
+		} else if ownersLost < 0 {
+			ownersLost = n.clock.Elapsed()
+		}
+		if len(lost) > 0 && len(v.target.members) > 0 && n.clock.Elapsed()-ownersLost <= ownersTime && n.life.Err() == nil {
 			// Others will own the keys once it is known that the owners are dead.
 			n.awaitOther(ctx, v)
 			pending = append(pending, n.forgetFailures(lost)...)
@@ -90,7 +97,7 @@ func (n *Node) write(ctx context.Context, sp *space, writes []*write) {
 			fail(pending, err)
 			return
 		}
-		if n.clock.Elapsed()-began > operationTime {
+		if n.clock.Elapsed()-began > most {
 			fail(pending, fmt.Errorf("%w: the members do not agree on who owns the key", ErrUnavailable))
 			return
 		}
@@ -264,8 +271,8 @@ func chunks(writes []*write) func(yield func([]*write) bool) {
 	return func(yield func([]*write) bool) {
 		for len(writes) > 0 {
 			size, i := 0, 0
-			for ; i < len(writes) && i < maxBatchItems && (i == 0 || size+len(writes[i].value) < maxBatchBytes); i++ {
-				size += len(writes[i].key) + len(writes[i].value)
+			for ; i < len(writes) && i < maxBatchItems && (i == 0 || size+writes[i].size() <= maxBatchBytes); i++ {
+				size += writes[i].size()
 			}
 			if !yield(writes[:i]) {
 				return
@@ -275,26 +282,56 @@ func chunks(writes []*write) func(yield func([]*write) bool) {
 	}
 }
 
+// size is about how much of a body a write takes.
+func (w *write) size() int { return 64 + len(w.key) + len(w.value) }
+
+// sizeOf is that of several.
+func sizeOf(writes []*write) (size int) {
+	for _, w := range writes {
+		size += w.size()
+	}
+	return size
+}
+
 // attempt asks one owner to stamp writes until it answered, or provably has
 // not and will not.
 func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*write) (again []*write) {
+	size := sizeOf(writes)
+	large := travelsAsBulk(size)
+	if large {
+		done, err := n.peers.turn(ctx, owner, size)
+		if err != nil {
+			fail(writes, err)
+			return nil
+		}
+		defer done()
+	}
 	budget := attemptTime
 	if deadline, ok := ctx.Deadline(); ok {
 		budget = min(budget, time.Until(deadline))
 	}
 	// The budget bounds the silence of the owner, and when it may apply the
-	// writes; once it said that it is at it, it is waited for.
+	// writes; once it said that it is at it, it is waited for. It is not silent
+	// while large writes arrive there.
 	ended, cancel := context.WithCancel(ctx)
 	defer cancel()
-	silent := time.AfterFunc(budget, cancel)
-	defer silent.Stop()
+	silent := newQuietTimer(budget, n.peers.quietLeft(owner.Incarnation, large, budget), cancel)
+	defer silent.stop()
 	body := encodeWrites(sp, writes, n.untilAt(owner, budget))
 	maybeSent := false
 	var heard atomic.Bool
-	for {
-		reply, err := n.peers.call(ended, owner, mux.Request{Op: opWrite, Body: body}, func(mux.Reply) {
+	for pause := busyPause; ; pause = min(2*pause, maxBusyPause) {
+		reply, err := n.peers.call(ended, owner, mux.Request{Op: opWrite, Body: body}, func(r mux.Reply) {
+			if r.Code == progressLate {
+				// No other owner is asked before the time that it is given now.
+				n.hlc.follow(r.Fields.Clock)
+				until := n.untilAt(owner, budget)
+				silent.again(budget)
+				n.spawn(func(context.Context) { n.renew(ended, owner, writes[0].op, until) })
+				return
+			}
 			heard.Store(true)
-			silent.Stop()
+			silent.stop()
 		})
 		var call *mux.CallError
 		var remote *mux.RemoteError
@@ -304,8 +341,8 @@ func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*w
 		case n.life.Err() != nil:
 			fail(writes, ErrClosed)
 			return nil
-		case errors.As(err, &remote) && !remote.Refused():
-			fail(writes, fmt.Errorf("%w: %s: %w", ErrUnavailable, owner, remote))
+		case errors.As(err, &remote) && !remote.Refused() || isTooLarge(err):
+			fail(writes, finalError(owner, err))
 			return nil
 		case errors.As(err, &call) && call.Sent:
 			// It may have been read. Only the owner can tell: it is asked
@@ -313,7 +350,7 @@ func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*w
 			maybeSent = true
 		}
 		_, living := n.view.Load().find(owner.Incarnation)
-		gone := isGone(err) || writes[0].cond && !living
+		gone := isGone(err) || isFinal(err) || writes[0].cond && !living // another owner may know the operation
 		// Only the first owner decides a conditional write: there is no other
 		// to ask, and a connection that failed is made again.
 		if (gone || !maybeSent && remote == nil && !writes[0].cond) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
@@ -342,9 +379,9 @@ func (n *Node) attempt(ctx context.Context, sp *space, owner Member, writes []*w
 			return again
 		}
 		if heard.Swap(false) {
-			silent.Reset(budget) // what it said before is of no use any more
+			silent.again(budget) // what it said before is of no use any more
 		}
-		sleep(ended, busyPause)
+		sleep(ended, pause)
 	}
 }
 
@@ -409,11 +446,7 @@ const (
 )
 
 func encodeWrites(sp *space, writes []*write, until uint64) []byte {
-	size := 64
-	for _, w := range writes {
-		size += 64 + len(w.key) + len(w.value)
-	}
-	b := wire.AppendString(make([]byte, 0, size), sp.name)
+	b := wire.AppendString(make([]byte, 0, 64+sizeOf(writes)), sp.name)
 	b = wire.AppendUint64(b, until)
 	b = wire.AppendUvarint(b, uint64(len(writes)))
 	for _, w := range writes {
@@ -470,6 +503,10 @@ func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mu
 	// was overwritten since. 2. This node goes on, with the frame of before.
 	// It must not apply it then.
 	// What it applied before then it knows by its id, and answers for.
+	known := slices.ContainsFunc(writes, func(w *write) bool { return n.operations.knows(w.op) })
+	if n.hlc.read() > until && !overCalls(ctx) && !known && len(writes) > 0 {
+		until = max(until, n.askRenewal(ctx, writes[0].op, progress))
+	}
 	late := n.hlc.read() > until
 	left := func() bool { return ctx.Err() != nil }
 	sign := time.AfterFunc(writeSign, func() { progress(mux.Reply{Code: progressLoading}) })
@@ -477,7 +514,9 @@ func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mu
 	v := n.view.Load()
 	var mine []*write
 	for _, w := range writes {
-		switch {
+		switch tooLarge := n.checkWrite(w.key, w.value); {
+		case tooLarge != nil:
+			w.err = tooLarge // its sender knows other members
 		case late && !n.operations.knows(w.op):
 			w.err = errLate
 		case !v.owns(n.incarnation, shardOf(sp.keyspace, w.key)):
@@ -492,7 +531,7 @@ func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mu
 			mine = append(mine, w)
 		}
 	}
-	stamping, cancel := n.stamping(ctx)
+	stamping, cancel := n.stamping(ctx, len(req.Body))
 	defer cancel()
 	n.stamp(stamping, sp, mine)
 	return writeReply(writes)
@@ -502,11 +541,11 @@ func (n *Node) serveWrite(ctx context.Context, req mux.Request, progress func(mu
 // to stamp it.
 func (w *write) late(now uint64) bool { return w.until != 0 && now > w.until }
 
-// stamping returns the context of writes that are stamped for a peer: a broken
+// stamping returns the context of writes, of some size, that are stamped for a peer: a broken
 // connection does not end them, for the peer asks again, and they end early
 // enough for the reply to be there before the peer's caller gives up.
-func (n *Node) stamping(ctx context.Context) (context.Context, context.CancelFunc) {
-	left := operationTime
+func (n *Node) stamping(ctx context.Context, size int) (context.Context, context.CancelFunc) {
+	left := operationTime + slowTime(size)
 	if deadline, ok := ctx.Deadline(); ok {
 		left = min(left, time.Until(deadline))
 	}

@@ -145,7 +145,7 @@ func (nw *Network) linkLocked(from, to string) *link {
 	key := linkKey{from, to}
 	l := nw.links[key]
 	if l == nil {
-		l = &link{delay: nw.delay, jitter: nw.jitter, pipes: make(map[*pipe]struct{})}
+		l = &link{delay: nw.delay, jitter: nw.jitter, rate: nw.rate, pipes: make(map[*pipe]struct{})}
 		nw.links[key] = l
 	}
 	return l

@@ -29,6 +29,7 @@ type Network struct {
 	names   map[string][]string
 	delay   time.Duration // of links that are still to be made
 	jitter  time.Duration // of links that are still to be made
+	rate    int           // of links that are still to be made
 	random  *rand.Rand    // where jitter comes from
 	buffer  int
 	changes chan struct{} // closed at the next change that may concern dials, or ends a pause; nil: nobody waits

@@ -10,6 +10,8 @@ type link struct {
 	resets bool
 	delay  time.Duration
 	jitter time.Duration
+	rate   int                // bytes a second; 0: no bound
+	free   time.Duration      // when all that was sent at a rate is on its way
 	bytes  int64              // written to pipes of this link, ever
 	pipes  map[*pipe]struct{} // of the connections that are not closed at both ends
 }
@@ -58,8 +60,13 @@ func (p *pipe) stalledLocked() bool {
 
 // sendLocked puts something on its way. The caller has seen to it that b fits in.
 func (p *pipe) sendLocked(kind segmentKind, b []byte) {
+	if p.link.rate > 0 && len(b) > ratePiece {
+		p.sendLocked(kind, b[:ratePiece])
+		p.sendLocked(kind, b[ratePiece:])
+		return
+	}
 	now := p.nw.now()
-	takes := p.link.delay
+	takes := p.link.delay + p.link.crossLocked(now, len(b))
 	if p.link.jitter > 0 {
 		takes += time.Duration(p.nw.random.Int64N(int64(p.link.jitter)))
 	}

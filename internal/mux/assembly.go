@@ -40,14 +40,22 @@ func (a *assembly) add(chunk []byte) error {
 
 func (a *assembly) complete() bool { return len(a.body) == a.size }
 
+// maxBody is the bound on a body at this moment.
+func (c *Conn) maxBody() int {
+	if c.opts.Bodies != nil {
+		return c.opts.Bodies()
+	}
+	return c.opts.MaxBody
+}
+
 // maxHeld bounds the bytes of bodies that are received, per direction. A peer
-// that keeps to maxStreams never meets it with its replies.
-func (c *Conn) maxHeld() int { return maxStreams * c.opts.MaxBody }
+// that keeps to maxActive never meets it with its replies.
+func (c *Conn) maxHeld() int { return 2 * maxActive(c.maxBody()) }
 
 // expectLocked prepares for the chunks of a reply.
 func (c *Conn) expectLocked(cl *call, f *wire.Frame) error {
-	if f.Fields.BodySize > uint64(c.opts.MaxBody) {
-		return fmt.Errorf("%w: reply of %d bytes, at most %d", ErrTooLarge, f.Fields.BodySize, c.opts.MaxBody)
+	if most := c.maxBody(); f.Fields.BodySize > uint64(most) {
+		return fmt.Errorf("%w: reply of %d bytes, at most %d", ErrTooLarge, f.Fields.BodySize, most)
 	}
 	size := int(f.Fields.BodySize)
 	if c.in.held+size > c.maxHeld() {

@@ -2,6 +2,7 @@ package mux
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
@@ -189,8 +190,8 @@ func (c *Conn) ask(ctx context.Context, req *Request, patience time.Duration, li
 		return nil, &CallError{Err: err}
 	}
 	size := len(req.Body) + len(req.Tail)
-	if size > c.opts.MaxBody {
-		return nil, &CallError{Err: ErrTooLarge}
+	if most := c.maxBody(); size > most {
+		return nil, &CallError{Err: fmt.Errorf("%w: request of %d bytes, at most %d", ErrTooLarge, size, most)}
 	}
 	h := wire.Header{Kind: wire.KindRequest, Code: req.Op, Fields: req.Fields}
 	h.Fields.BodySize = 0

@@ -29,8 +29,12 @@ type Options struct {
 	// a peer with default options may send, MaxWhole + wire.MaxOverhead.
 	MaxFrame int
 	// MaxBody bounds a body, sent or received. Default 17 MiB. Bodies being
-	// received take up to four times as much per direction (requests, replies).
+	// received take up to four times as much per direction (requests, replies),
+	// those above largeBody twice as much.
 	MaxBody int
+	// Bodies, if not nil, returns the bound in the place of MaxBody, which may
+	// change while the connection lasts. It must not block.
+	Bodies func() int
 	// ChunkAbove is the largest body sent in one frame; beyond, it travels in
 	// chunks. Default and maximum: MaxWhole.
 	ChunkAbove int

@@ -26,9 +26,10 @@ type outbox struct {
 	rest    []byte // of a batch that was written in part
 	room    chan struct{}
 
-	active []*stream // being sent, a chunk of each in turn
-	turn   int       // whose turn it is
-	queue  []*stream // not announced yet
+	active  []*stream // being sent, a chunk of each in turn
+	sending int       // bytes of their bodies
+	turn    int       // whose turn it is
+	queue   []*stream // not announced yet
 }
 
 // mark is a frame in outbox.buf that is touched when it is about to be written.
@@ -58,6 +59,7 @@ func (o *outbox) empty() bool {
 // clear forgets everything; streams stay unfinished.
 func (o *outbox) clear() {
 	o.rest, o.buf, o.marks, o.active, o.queue = nil, nil, nil, nil, nil
+	o.sending = 0
 }
 
 // frame appends a frame to the next batch.
@@ -87,17 +89,31 @@ func (o *outbox) remove(s *stream) bool {
 	}
 	if i := slices.Index(o.active, s); i >= 0 {
 		o.active = slices.Delete(o.active, i, i+1)
+		o.sending -= s.size
 		return true
 	}
 	return false
 }
 
-// advance announces streams that may begin and appends the head of a chunk. The
-// stream that it is of is nil when there is none.
-func (o *outbox) advance(chunk int) (s *stream, body, tail []byte) {
+// largeBody is the largest body of which maxStreams are sent and received at a
+// time.
+const largeBody = 32 << 20
+
+// maxActive bounds the bytes of the bodies that are being sent at a time, where
+// one has at most so many.
+func maxActive(most int) int { return most + min(most, largeBody) }
+
+// advance announces streams that may begin, most bytes in all unless it is one
+// alone, and appends the head of a chunk. The stream that it is of is nil when
+// there is none.
+func (o *outbox) advance(chunk, most int) (s *stream, body, tail []byte) {
 	for len(o.active) < maxStreams && len(o.queue) > 0 {
 		s := o.queue[0]
+		if len(o.active) > 0 && o.sending+s.size > most {
+			break
+		}
 		o.queue = slices.Delete(o.queue, 0, 1)
+		o.sending += s.size
 		if s.call != nil {
 			s.call.batch, s.call.offset = o.batch, len(o.buf)
 		}
@@ -238,7 +254,7 @@ func (c *Conn) take(b *batch) bool {
 		b.frames, o.rest = o.rest, nil
 		return true
 	}
-	b.of, b.body, b.tail = o.advance(c.opts.ChunkSize)
+	b.of, b.body, b.tail = o.advance(c.opts.ChunkSize, maxActive(c.maxBody()))
 	if b.of != nil && c.direct == nil {
 		// What is no socket takes one piece better than three.
 		o.buf = append(append(o.buf, b.body...), b.tail...)
@@ -343,6 +359,9 @@ func (c *Conn) flushLocked(alone bool) {
 	}
 }
 
+// maxWrite is the most bytes of frames that are written at a time.
+const maxWrite = 128 << 10
+
 // write is the writing goroutine.
 func (c *Conn) write() {
 	var b batch
@@ -356,27 +375,29 @@ func (c *Conn) write() {
 		if !c.take(&b) {
 			return
 		}
-		// Setting a deadline costs: it is moved only when a quarter is gone.
-		if now := time.Now(); limit.Sub(now) < c.opts.WriteTimeout*3/4 {
-			limit = now.Add(c.opts.WriteTimeout)
-			if err := c.nc.SetWriteDeadline(limit); err != nil {
-				c.written(&b)
-				c.Abort(fmt.Errorf("mux: write: %w", err))
-				return
-			}
-		}
-		var n int64
 		var err error
-		if len(b.body)+len(b.tail) == 0 {
-			var short int
-			short, err = c.nc.Write(b.frames)
-			n = int64(short)
-		} else {
-			parts = [3][]byte{b.frames, b.body, b.tail}
-			all = parts[:]
-			n, err = all.WriteTo(c.nc)
+		// Of many frames a piece at a time: that some were taken is a sign of life.
+		for frames := b.frames; err == nil && len(frames)+len(b.body)+len(b.tail) > 0; {
+			// Setting a deadline costs: it is moved only when a quarter is gone.
+			if now := time.Now(); limit.Sub(now) < c.opts.WriteTimeout*3/4 {
+				limit = now.Add(c.opts.WriteTimeout)
+				if err = c.nc.SetWriteDeadline(limit); err != nil {
+					break
+				}
+			}
+			var n int64
+			if len(frames) > maxWrite || len(b.body)+len(b.tail) == 0 {
+				var short int
+				short, err = c.nc.Write(frames[:min(len(frames), maxWrite)])
+				n, frames = int64(short), frames[short:]
+			} else {
+				parts = [3][]byte{frames, b.body, b.tail}
+				all = parts[:]
+				n, err = all.WriteTo(c.nc)
+				frames, b.body, b.tail = nil, nil, nil
+			}
+			c.bytesOut.Add(n)
 		}
-		c.bytesOut.Add(n)
 		c.written(&b)
 		if err != nil {
 			c.Abort(fmt.Errorf("mux: write: %w", err))

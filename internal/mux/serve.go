@@ -32,8 +32,8 @@ func (c *Conn) onRequest(f *wire.Frame, bad error) error {
 		if size != 0 {
 			return errChunk
 		}
-		if f.Fields.BodySize > uint64(c.opts.MaxBody) {
-			return c.refuse(f.Call, wire.CodeTooLarge, fmt.Sprintf("request of %d bytes, at most %d", f.Fields.BodySize, c.opts.MaxBody))
+		if most := c.maxBody(); f.Fields.BodySize > uint64(most) {
+			return c.refuse(f.Call, wire.CodeTooLarge, fmt.Sprintf("request of %d bytes, at most %d", f.Fields.BodySize, most))
 		}
 		size = int(f.Fields.BodySize)
 	} else if c.opts.Fast != nil {
@@ -201,8 +201,8 @@ func (c *Conn) answer(ctx context.Context, s *serving, r Reply, failure error) {
 		h, r, size = errorFrame(s.id, wire.CodeDeadline, failure.Error())
 	case failure != nil:
 		h, r, size = errorFrame(s.id, wire.CodePanic, failure.Error())
-	case size > c.opts.MaxBody:
-		h, r, size = errorFrame(s.id, wire.CodeTooLarge, fmt.Sprintf("reply of %d bytes, at most %d", size, c.opts.MaxBody))
+	case size > c.maxBody():
+		h, r, size = errorFrame(s.id, wire.CodeTooLarge, fmt.Sprintf("reply of %d bytes, at most %d", size, c.maxBody()))
 	}
 	r.Free = free // of the reply that it was
 	c.mu.Lock()
