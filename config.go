@@ -113,9 +113,17 @@ type Config struct {
 	// package lru says which GOMEMLIMIT goes with a large bound.
 	MaxBytes int64
 
-	// MaxValueBytes is the greatest size of one encoded value. 0: the
-	// default, 16 MiB. Whatever is said here, a value is at most a quarter
-	// of MaxBytes.
+	// MaxValueBytes is the greatest size of one encoded value, at most
+	// 1 GiB. 0: the default, 16 MiB. Whatever is said here, a value is at
+	// most a quarter of MaxBytes.
+	//
+	// Members announce what they keep. For what is written the smallest
+	// counts: a Set beyond it fails with [ErrTooLarge] at once, on every
+	// node, so that the bound is raised when the last member has been
+	// restarted with it. What a loader returns is bounded by the node that
+	// runs it; a member that keeps less hands it out and holds no copy.
+	// What was written before such a member joined is, on that member, as
+	// if it had been evicted.
 	MaxValueBytes int
 
 	// Secret is shared by the members of a cluster. Both ends of every

@@ -80,7 +80,8 @@
 // A node that joins gets writes at once, copies its shards from their owners,
 // and is asked for them when it has them all: [Node.WaitReady] waits for that.
 // One that leaves by [Node.Shutdown] first waits until the others have copied
-// what it holds. Each has 30 seconds for it. When a member dies, those who
+// what it holds. Each goes on for as long as something is copied, and up to 30
+// seconds without that. When a member dies, those who
 // own its shards from then on copy them from the owners that are left, and
 // ask these before they load.
 //

@@ -24,8 +24,8 @@ var (
 	// that was shut down or closed.
 	ErrClosed = errors.New("peercache: node is closed")
 
-	// ErrTooLarge says that a key or value is larger than may be kept. Nothing
-	// was changed.
+	// ErrTooLarge says that a key or value is larger than may be kept, here or on
+	// another member. Nothing was changed, and to try again is of no use.
 	ErrTooLarge = errors.New("peercache: too large")
 
 	// ErrUnavailable is returned when no member that could answer was reached

@@ -445,3 +445,81 @@ func TestForNobody(t *testing.T) {
 	require.Equal(t, uint8(4), r.next(wire.KindReply).Code)
 	require.NoError(t, c.Err())
 }
+
+// TestSignsOfLife: a peer that sends a large request slowly hears of it while it
+// arrives, whether in whole chunks or in pieces of them, and not otherwise.
+func TestSignsOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, r := withRogue(t, Options{Serve: echo, ChunkAbove: 1})
+		const size = 1 << 20
+		body := pattern(size)
+		r.send(wire.Header{Kind: wire.KindRequest, Call: 1, Fields: wire.Fields{BodySize: size}})
+		signs := 0
+		var reply []byte
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for len(reply) < size {
+				var f wire.Frame
+				if r.fr.Read(&f) != nil {
+					return
+				}
+				switch f.Kind {
+				case wire.KindVoid:
+					signs++
+				case wire.KindChunk:
+					reply = append(reply, f.Body...)
+				}
+			}
+		}()
+		const chunk = 64 << 10
+		for at := 0; at < size; at += chunk {
+			h := wire.Header{Kind: wire.KindChunk, Call: 1}
+			if at < size/2 {
+				time.Sleep(2 * signEvery)
+				r.send(h, body[at:at+chunk]...)
+				continue
+			}
+			frame := wire.AppendFrame(nil, &h, body[at:at+chunk], nil)
+			for len(frame) > 0 {
+				time.Sleep(signEvery / 2)
+				n := min(len(frame), 16<<10)
+				_, err := r.nc.Write(frame[:n])
+				require.NoError(t, err)
+				frame = frame[n:]
+			}
+		}
+		<-done
+		requireBytes(t, body, reply)
+		require.InDelta(t, 8+4*8/2, signs, 4)
+	})
+}
+
+// TestLargeBodiesTakeTurns: of bodies that are very large fewer are sent at a time,
+// so that the receiver, who bounds what it takes, refuses none.
+func TestLargeBodiesTakeTurns(t *testing.T) {
+	const most, size = largeBody + 1<<20, 20 << 20
+	o := new(outbox)
+	for i := range 6 {
+		o.add(&stream{header: wire.Header{Call: uint64(i)}, size: size, body: make([]byte, size), done: make(chan struct{})})
+	}
+	o.add(&stream{header: wire.Header{Call: 6}, size: most, body: make([]byte, most), done: make(chan struct{})})
+	greatest := 0
+	for {
+		s, _, _ := o.advance(size/3, maxActive(most))
+		if s == nil {
+			break
+		}
+		sum := 0
+		for _, a := range o.active {
+			sum += a.size
+		}
+		require.Equal(t, sum, o.sending)
+		require.LessOrEqual(t, sum, maxActive(most))
+		greatest = max(greatest, len(o.active))
+		o.buf = o.buf[:0]
+	}
+	require.Equal(t, 3, greatest)
+	require.Zero(t, o.sending)
+	require.Empty(t, o.queue)
+}
