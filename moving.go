@@ -53,11 +53,16 @@ func (p *peers) turn(ctx context.Context, m Member, size int) (done func(), err 
 }
 
 // sinceMoved returns how long ago something came over the connection for bulk to a
-// member, or in the attempt to make it.
+// member, or to the one that its route leads through, or in the attempt to make it.
 func (p *peers) sinceMoved(incarnation uint64) time.Duration {
 	r := p.find(incarnation)
 	if r == nil {
 		return time.Hour
+	}
+	if through := r.route.through.Load(); through != nil {
+		if r = p.find(through.Incarnation); r == nil {
+			return time.Hour
+		}
 	}
 	if conn := r.bulk.live.Load(); conn != nil {
 		return conn.SinceHeard()

@@ -476,7 +476,7 @@ func (p *peers) checkLink(m Member) {
 	if err != nil {
 		return
 	}
-	if conn := r.calls.live.Load(); conn != nil && r.route.through.Load() == nil && conn.SinceHeard() < silence {
+	if r.calls.live.Load() != nil && r.route.through.Load() == nil && r.sinceHeard() < silence {
 		return
 	}
 	r.route.mu.Lock()
@@ -533,7 +533,7 @@ func (p *peers) followLink(ctx context.Context, m Member, r *peer) {
 				ended, err = waitError(answered, routeTime-time.Since(asked))
 			}
 			conn := r.calls.live.Load()
-			if err != nil || !ended && (conn == nil || conn.SinceHeard() >= time.Since(asked)) {
+			if err != nil || !ended && (conn == nil || r.sinceHeard() >= time.Since(asked)) {
 				p.setThrough(m, r, through)
 			}
 		}
