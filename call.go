@@ -135,7 +135,7 @@ func (p *peers) call(ctx context.Context, m Member, req mux.Request, told func(m
 	}
 	defer p.leave(r)
 	if watched(req.Op) {
-		defer p.watchLink(m)()
+		defer p.watchLink(m, len(req.Body)+len(req.Tail))()
 	}
 	for range routeTries {
 		if reply, ok, err := p.callRouted(ctx, r, &req, told); ok {

@@ -279,7 +279,7 @@ func (p *peers) forward(ctx context.Context, m Member, f forward, body []byte, t
 	through := r.route.through.Load()
 	if through == nil {
 		req := mux.Request{Op: opForward, Body: append(f.append(make([]byte, 0, 128+len(body))), body...)}
-		defer p.watchLink(m)()
+		defer p.watchLink(m, len(body))()
 		reply, err := p.callDirect(ctx, r, req, told)
 		switch {
 		case isGone(err) && p.n.inbound.hears(ctx, m.Incarnation):
@@ -424,13 +424,21 @@ func (p *peers) setThrough(m Member, r *peer, through *Member) {
 	}
 }
 
-// watchLink has the link to a member checked while a request takes longer than
-// silence. The caller ends that with the function returned.
-func (p *peers) watchLink(m Member) (stop func()) {
+// bulkPatience is routeTime, and silence, where something large is on its way, which
+// holds up what comes after it on a slow link.
+const bulkPatience = time.Second
+
+// watchLink has the link to a member checked while a request of some size takes
+// longer than silence. The caller ends that with the function returned.
+func (p *peers) watchLink(m Member, size int) (stop func()) {
+	patience := silence
+	if travelsAsBulk(size) {
+		patience = bulkPatience
+	}
 	w := &linkWatch{p: p, m: m}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(silence, w.check)
+	w.timer = time.AfterFunc(patience, w.check)
 	return w.stop
 }
 
@@ -530,7 +538,11 @@ func (p *peers) followLink(ctx context.Context, m Member, r *peer) {
 			}
 			// It is there, and answers somebody who has asked it later.
 			if !ended {
-				ended, err = waitError(answered, routeTime-time.Since(asked))
+				limit := routeTime
+				if p.n.inbound.sinceBulk(m.Incarnation) < silence {
+					limit = bulkPatience // its answer lies behind something large
+				}
+				ended, err = waitError(answered, limit-time.Since(asked))
 			}
 			conn := r.calls.live.Load()
 			if err != nil || !ended && (conn == nil || r.sinceHeard() >= time.Since(asked)) {

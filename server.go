@@ -360,6 +360,20 @@ func (in *inbound) drain(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// sinceBulk returns how long ago something came over the connections for bulk that a
+// member made.
+func (in *inbound) sinceBulk(incarnation uint64) time.Duration {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	since := time.Hour
+	for c := range in.conns {
+		if c.conn != nil && c.purpose == mux.PurposeBulk && c.peer.Incarnation == incarnation {
+			since = min(since, c.conn.SinceHeard())
+		}
+	}
+	return since
+}
+
 // bulkSent returns how many bytes went out over the connections for bulk that there
 // are.
 func (in *inbound) bulkSent() (sent int64) {
