@@ -26,7 +26,8 @@ type conn struct {
 	closed     bool // Close was called or the host crashed: no call gets any further
 	userClosed bool // Close was called
 
-	saidEOF, saidClose bool // the peer was sent endOfWrite, endOfBoth
+	userTimeout        time.Duration // see SetUserTimeout
+	saidEOF, saidClose bool          // the peer was sent endOfWrite, endOfBoth
 }
 
 // newConnsLocked returns the two ends of a connection from (host, port) a to b.
@@ -68,8 +69,8 @@ func (c *conn) Read(b []byte) (int, error) {
 		case len(b) == 0:
 			return 0, nil
 		case c.host.paused:
-		case c.in.gotReset:
-			return 0, c.error("read", syscall.ECONNRESET)
+		case c.in.broken != 0:
+			return 0, c.error("read", c.in.broken)
 		case c.in.ready > 0:
 			return c.in.readLocked(b), nil
 		case c.in.gotEOF:
@@ -98,8 +99,8 @@ func (c *conn) Write(b []byte) (int, error) {
 		case c.finished:
 			return n, c.error("write", syscall.EPIPE)
 		case c.host.paused:
-		case c.in.gotReset:
-			return n, c.error("write", syscall.ECONNRESET)
+		case c.in.broken != 0:
+			return n, c.error("write", c.in.broken)
 		case c.in.gotClose:
 			return n, c.error("write", syscall.EPIPE)
 		case c.writing && !mine:

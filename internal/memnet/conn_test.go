@@ -314,8 +314,8 @@ func TestWriteBeforeTheCloseIsSeen(t *testing.T) {
 		nw.Delay(hostA, hostB, time.Millisecond)
 		write(t, a, string(make([]byte, 1000)))
 		nw.Heal(hostA, hostB)
-		wantWriteError(t, a, syscall.EPIPE)
 		wantEOF(t, a)
+		wantWriteError(t, a, syscall.EPIPE)
 	})
 }
 

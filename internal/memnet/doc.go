@@ -24,7 +24,14 @@
 // # What is not modelled
 //
 // There are no packets: nothing is lost, duplicated or reordered within a connection, bandwidth has no limit, and a delay
-// is what [Network.Delay] and [Network.Jitter] say. No keep-alive and no retransmission timeout ends an established connection: one that is cut
-// stays as it is until it is healed, closed or reset. A connection that is closed while it holds unread bytes is closed in
-// good order and not reset. Of the handshake only the outcome and the round trip are modelled. There is no UDP.
+// is what [Network.Delay] and [Network.Jitter] say. Retransmission is modelled for links that are cut, see
+// [Network.SetRetransmission]. No keep-alive ends an established connection, and no retransmission does unless the connection
+// has a user timeout: one that is cut stays as it is until it is healed, closed or reset. Besides the methods of [net.Conn] a
+// connection has
+//
+//	CloseWrite() error
+//	SetUserTimeout(d time.Duration) error // TCP_USER_TIMEOUT; zero, the default: none
+//
+// A connection that is closed while it holds unread bytes is closed in good order and not reset. Of the handshake only the
+// outcome and the round trip are modelled: a dial that a cut holds up goes on when the cut is healed. There is no UDP.
 package memnet

@@ -2,6 +2,7 @@ package memnet
 
 import (
 	"math/rand/v2"
+	"syscall"
 	"time"
 )
 
@@ -23,8 +24,8 @@ func (nw *Network) CutOneWay(from, to string) {
 	nw.setCutLocked(hostName(from), hostName(to), true)
 }
 
-// Heal ends cuts between two hosts, in both directions. What they held up is delivered, in order, after the link's delay.
-// Delays stay.
+// Heal ends cuts between two hosts, in both directions. What they held up is delivered, in order, at TCP's next retransmission
+// (see [Network.SetRetransmission]). Delays stay.
 func (nw *Network) Heal(a, b string) {
 	nw.mu.Lock()
 	defer nw.mu.Unlock()
@@ -107,7 +108,7 @@ func (nw *Network) Reset(a, b string) {
 	for _, key := range []linkKey{{hostName(a), hostName(b)}, {hostName(b), hostName(a)}} {
 		if l := nw.links[key]; l != nil {
 			for p := range l.pipes {
-				p.resetLocked()
+				p.failLocked(syscall.ECONNRESET)
 			}
 		}
 	}
@@ -169,9 +170,13 @@ func (nw *Network) setCutLocked(from, to string, cut bool) {
 		}
 	}
 	l.cut = cut
-	if !cut {
-		for p := range l.pipes {
-			p.healedLocked(now)
+	for p := range l.pipes {
+		for _, way := range []*pipe{p, p.dst.out} {
+			if cut {
+				way.brokenOffLocked(now)
+			} else {
+				way.healedLocked(now)
+			}
 		}
 	}
 	nw.changedLocked()

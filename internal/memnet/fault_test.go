@@ -130,6 +130,7 @@ func TestPartition(t *testing.T) {
 			}
 		}
 		nw.HealAll()
+		time.Sleep(2 * time.Second) // until all is sent again
 		for _, from := range hosts {
 			for _, to := range hosts {
 				require.True(t, connected(from, to), "%s to %s", from, to)
@@ -201,6 +202,7 @@ func TestDelayAllReplacesDelays(t *testing.T) {
 // A cut catches what is under way, and after the heal it takes the way once more.
 func TestCutDuringADelay(t *testing.T) {
 	bubble(t, func(t *testing.T, nw *memnet.Network) {
+		nw.SetRetransmission(false)
 		a, b := connect(t, nw)
 		nw.Delay(hostA, hostB, time.Second)
 		cut := func() { nw.Cut(hostA, hostB) }

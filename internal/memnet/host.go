@@ -157,6 +157,7 @@ func (h *Host) Vanish() {
 	h.vanished = true
 	h.downLocked()
 	for c := range h.conns {
+		c.in.brokenOffLocked(now)
 		c.saidEOF, c.saidClose = true, true
 		if !c.closed {
 			c.finished, c.closed = true, true

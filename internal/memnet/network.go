@@ -32,6 +32,7 @@ type Network struct {
 	rate    int           // of links that are still to be made
 	random  *rand.Rand    // where jitter comes from
 	buffer  int
+	atOnce  bool          // see SetRetransmission
 	changes chan struct{} // closed at the next change that may concern dials, or ends a pause; nil: nobody waits
 	closed  bool
 }

@@ -1,6 +1,7 @@
 package memnet
 
 import (
+	"syscall"
 	"time"
 )
 
@@ -45,9 +46,11 @@ type pipe struct {
 	ready int       // so many bytes of held have arrived
 	way   []segment // what has not, in order
 
-	gotEOF   bool // endOfWrite has arrived
-	gotClose bool // endOfBoth has arrived
-	gotReset bool
+	gotEOF   bool          // endOfWrite has arrived
+	gotClose bool          // endOfBoth has arrived
+	broken   syscall.Errno // a reset has arrived, or the connection has timed out; 0: neither
+
+	unacked unacked
 
 	timer *time.Timer   // calls fire at armed
 	armed time.Duration // zero: not at all
@@ -70,10 +73,10 @@ func (p *pipe) sendLocked(kind segmentKind, b []byte) {
 	if p.link.jitter > 0 {
 		takes += time.Duration(p.nw.random.Int64N(int64(p.link.jitter)))
 	}
-	s := segment{kind: kind, n: len(b), due: now + takes}
+	s := segment{kind: kind, n: len(b), due: p.sentLocked(now, now+takes)}
 	p.held.write(b)
 	p.link.bytes += int64(len(b))
-	if len(p.way) == 0 && takes <= 0 && !p.stalledLocked() {
+	if len(p.way) == 0 && s.due <= now {
 		p.arriveLocked(s)
 		return
 	}
@@ -90,7 +93,7 @@ func (p *pipe) sendLocked(kind segmentKind, b []byte) {
 
 // breakLocked forgets what is on its way and sends a reset after it.
 func (p *pipe) breakLocked() {
-	p.way = nil
+	p.way, p.unacked.waits = nil, false
 	p.sendLocked(reset, nil)
 }
 
@@ -111,14 +114,6 @@ func (p *pipe) settleLocked(now time.Duration) {
 	p.armLocked(now)
 }
 
-// healedLocked is called when the link is no longer cut: what the cut held up is sent again.
-func (p *pipe) healedLocked(now time.Duration) {
-	for i := range p.way {
-		p.way[i].due = max(p.way[i].due, now+p.link.delay)
-	}
-	p.settleLocked(now)
-}
-
 func (p *pipe) arriveLocked(s segment) {
 	switch s.kind {
 	case data:
@@ -129,7 +124,7 @@ func (p *pipe) arriveLocked(s segment) {
 		p.gotEOF, p.gotClose = true, true
 		p.dst.writable.Broadcast()
 	case reset:
-		p.resetLocked()
+		p.failLocked(syscall.ECONNRESET)
 		return
 	}
 	if p.dst.closed {
@@ -139,9 +134,9 @@ func (p *pipe) arriveLocked(s segment) {
 	p.dst.readable.Broadcast()
 }
 
-// resetLocked breaks the pipe at once for its receiver, who loses what it has not read.
-func (p *pipe) resetLocked() {
-	p.gotReset = true
+// failLocked breaks the pipe at once for its receiver, who loses what it has not read.
+func (p *pipe) failLocked(err syscall.Errno) {
+	p.broken = err
 	p.held, p.ready, p.way = buffer{}, 0, nil
 	p.dst.readable.Broadcast()
 	p.dst.writable.Broadcast()
@@ -165,7 +160,7 @@ func (p *pipe) readLocked(b []byte) int {
 
 // armLocked sees to it that fire is called when the first segment is due.
 func (p *pipe) armLocked(now time.Duration) {
-	if len(p.way) == 0 || p.way[0].due == p.armed || p.stalledLocked() {
+	if len(p.way) == 0 || p.way[0].due == never || p.way[0].due == p.armed || p.stalledLocked() {
 		return
 	}
 	p.armed = p.way[0].due
@@ -185,8 +180,10 @@ func (p *pipe) fire() {
 
 // forgetLocked frees the pipe when both ends are closed.
 func (p *pipe) forgetLocked() {
-	if p.timer != nil {
-		p.timer.Stop()
+	for _, t := range []*time.Timer{p.timer, p.unacked.timer} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	p.held, p.ready, p.way = buffer{}, 0, nil
 	delete(p.link.pipes, p)
