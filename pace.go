@@ -87,11 +87,20 @@ func deflate(body []byte) []byte {
 // pays reports whether a part of a body shrinks by a quarter.
 func pays(part []byte) bool { return len(deflateTo(nil, part)) < len(part)*3/4 }
 
+// compressors are kept because a new one clears more than a megabyte.
+var compressors = sync.Pool{New: func() any {
+	w, _ := flate.NewWriter(nil, flate.BestSpeed) // fails for another level only
+	return w
+}}
+
 func deflateTo(dst, body []byte) []byte {
 	buf := bytes.NewBuffer(dst)
-	w, _ := flate.NewWriter(buf, flate.BestSpeed) // fails for another level only
-	w.Write(body)                                 // never fails, like the buffer
+	w := compressors.Get().(*flate.Writer)
+	defer compressors.Put(w)
+	w.Reset(buf)
+	w.Write(body) // never fails, like the buffer
 	w.Close()
+	w.Reset(nil) // keeps nothing of the buffer
 	return buf.Bytes()
 }
 
