@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Check judges a result. It may be called outside the bubble.
@@ -83,6 +84,9 @@ func (c *checker) check() {
 		}
 	}
 	for _, op := range c.ops {
+		if most := c.longest(); op.Client >= 0 && most > 0 && op.Return.At-op.Call.At > most {
+			c.violate("slow call", "%v", op)
+		}
 		switch {
 		case op.conditional() && op.Outcome == Done:
 			// It was decided by what was there before.
@@ -93,12 +97,22 @@ func (c *checker) check() {
 		case op.domain() == 0 || op.Call.Weak || op.Return.Weak || op.Call.Slow:
 		case op.reads():
 			c.violate("read failed", "%v", op)
+		case c.result.Script.Patience > 0: // less than a write may take
 		case op.Outcome == Unknown && (op.Kind == Set || op.Kind == Delete || op.Kind == SetMany):
 			c.violate("write failed", "%v", op)
 		}
 	}
 	c.checkLoads()
 	c.checkLinear()
+}
+
+// longest returns how long a call may take that has no deadline; 0: any time.
+func (c *checker) longest() time.Duration {
+	s := c.result.Script
+	if !s.Endless {
+		return 0
+	}
+	return s.timeout() + time.Second + s.Loading
 }
 
 // older reports whether one call's domain is that of another, or descends to
@@ -194,7 +208,7 @@ func (c *checker) checkLoads() {
 			continue
 		}
 		if before != nil && op.Call.Domain != 0 && op.Call.Domain == before.Call.Domain && before.Outcome == Done &&
-			op.Call.Losses == before.Call.Losses && !op.Call.Weak && !op.Call.Slow && c.quiet(before) && !c.askedSilent(op) {
+			op.Call.Losses == before.Call.Losses && !op.Call.Weak && !op.Call.Slow && c.quiet(before) && !c.askedSilent(op) && !c.cutBefore(op) {
 			c.violate("loaded again", "%v\nbefore %v", op, before)
 		}
 		before = op
@@ -211,6 +225,13 @@ func (c *checker) askedSilent(load *Op) bool {
 		}
 	}
 	return false
+}
+
+// cutBefore reports whether a link was cut shortly before a load: who finds no
+// owner until it knows through which member it reaches one loads for itself.
+func (c *checker) cutBefore(load *Op) bool {
+	since := load.Call.At - c.result.Script.timeout() - time.Second
+	return slices.ContainsFunc(c.result.cut, func(at time.Duration) bool { return since <= at && at <= load.Call.At })
 }
 
 // quiet reports whether nothing happened to the cluster from the beginning of

@@ -19,15 +19,27 @@ func (w *World) client(number, node int, calls []Call) {
 		if !ok {
 			return
 		}
-		patience := callTime
-		if w.script.Patience > 0 && !c.Kind.reads() {
-			patience = w.script.Patience
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := w.patience(c.Kind)
 		r := &caller{w: w, m: m, client: number, cache: caches[c.Cache], call: c, mark: mark}
 		r.do(ctx, fmt.Sprintf("c%d.%d", number, i))
 		cancel()
 	}
+}
+
+// patience returns the context of a call.
+func (w *World) patience(kind Kind) (context.Context, context.CancelFunc) {
+	s := w.script
+	switch {
+	case s.Endless:
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(endlessTime, cancel) // so that the world ends; the call does not know of it
+		return ctx, cancel
+	case s.Patience > 0 && !kind.reads():
+		return context.WithTimeout(context.Background(), s.Patience)
+	case s.Large:
+		return context.WithTimeout(context.Background(), largeTime)
+	}
+	return context.WithTimeout(context.Background(), callTime+s.Timeout)
 }
 
 // A caller makes one call and notes what came of it.

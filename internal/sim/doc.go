@@ -37,8 +37,15 @@
 // Kroening, "Faster linearizability checking via P-compositionality", 2015).
 // When all is healed the owners of each key hold the same.
 //
-// While links are cut in a way that splits nobody off, a replica may answer
-// older: reads are not judged then, and what is left in the end is. While a
+// Members that run and whose link has been whole for a while do not take each
+// other for dead. After a cut no connection that waits for TCP's retransmission
+// is kept much longer than the heartbeat's timeout. The cluster sends no more
+// requests than its calls need.
+//
+// While links are cut, or answer with resets, in a way that splits nobody off,
+// members reach each other through others: that is one domain, with all that it
+// promises, and calls without a deadline end within the heartbeat's timeout and a
+// second. When a node dies or stops meanwhile, reads are not judged. While a
 // link is so slow that its other end seems silent, owners that do not hear of
 // each other may load a key each, calls may fail, and a write that has yet to
 // be acknowledged is read on one member and not on another.

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing/synctest"
@@ -34,6 +35,9 @@ func (w *World) outLocked(m *member) {
 		if other.out {
 			outs++
 		}
+	}
+	if len(w.cuts) > 0 && w.sidesLocked() == nil {
+		w.weak = true // others may have been reached through it
 	}
 	if outs >= min(w.script.Copies, w.smallestLocked()) {
 		w.lossLocked()
@@ -126,16 +130,23 @@ func (w *World) cutWhollyLocked(a, b *member) bool {
 func (w *World) cut(change func(cuts map[[2]int]bool)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	before := len(w.cuts)
+	before := maps.Clone(w.cuts)
 	change(w.cuts)
+	for _, cuts := range []map[[2]int]bool{before, w.cuts} {
+		for c := range cuts {
+			if before[c] != w.cuts[c] {
+				w.cutAt = append(w.cutAt, time.Since(w.began))
+				w.relinked[[2]int{min(c[0], c[1]), max(c[0], c[1])}] = time.Since(w.began)
+			}
+		}
+	}
 	w.disturbLocked()
 	switch {
-	case len(w.cuts) == 0 && before > 0:
+	case len(w.cuts) == 0 && len(before) > 0:
 		return // until all agree each side is what it was
 	case len(w.cuts) == 0:
 		return
-	case w.harmlessLocked():
-		w.weak = true
+	case w.connectedLocked():
 		return
 	}
 	for _, m := range w.members {
@@ -143,35 +154,53 @@ func (w *World) cut(change func(cuts map[[2]int]bool)) {
 	}
 }
 
-// harmlessLocked reports whether only one link is cut, and enough others are
-// left to vouch for its ends.
-func (w *World) harmlessLocked() bool {
-	links := make(map[[2]int]bool)
-	for c := range w.cuts {
-		links[[2]int{min(c[0], c[1]), max(c[0], c[1])}] = true
-	}
-	well := 0
+// connectedLocked reports whether all members, three at least, are there and
+// reach each other directly or through others.
+func (w *World) connectedLocked() bool {
+	var left []*member
 	for _, m := range w.members {
 		if m.out || m.starting {
 			return false
 		}
 		if m.running {
-			well++
+			left = append(left, m)
 		}
 	}
-	return len(links) == 1 && well >= 3
+	if len(left) < 3 {
+		return false
+	}
+	reached := []*member{left[0]}
+	for i := 0; i < len(reached); i++ {
+		left = slices.DeleteFunc(left, func(m *member) bool {
+			near := m == reached[0] || !w.cutLocked(m, reached[i])
+			if near && m != reached[0] {
+				reached = append(reached, m)
+			}
+			return near
+		})
+	}
+	return len(left) == 0
 }
 
 // watch looks again and again whether the members agree, while they may not.
 func (w *World) watch(stop <-chan struct{}) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	for {
+	var moments int64
+	for i := 0; ; i++ {
 		select {
 		case <-stop:
 			return
 		case <-tick.C:
 			w.look()
+		}
+		if i%int(time.Second/watchEvery) == 0 {
+			w.mu.Lock()
+			calls := w.seq - moments
+			moments = w.seq
+			w.mu.Unlock()
+			w.checkFrames(calls)
+			w.checkDeaf()
 		}
 	}
 }

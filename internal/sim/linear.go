@@ -51,9 +51,8 @@ func (c *checker) checkLinear() {
 			end = math.MaxInt64
 		}
 		history = append(history, porcupine.Operation{ClientId: len(history), Input: op, Call: op.Call.Seq, Output: op, Return: end})
-		if op.Kind == Clear && op.domain() == 0 {
-			// Its node was stopped or cut off meanwhile, and asks all owners anew:
-			// what was written while it ran may be removed.
+		if op.Kind == Clear {
+			// It may ask owners anew: what was written while it ran may be removed.
 			more := porcupine.Operation{Input: repeat{op}, Call: op.Call.Seq, Return: op.Return.Seq}
 			if op.Outcome == Unknown {
 				more.Return = end

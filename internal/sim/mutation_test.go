@@ -109,6 +109,13 @@ var table = []mutation{
 	{name: "9 who sees other tables sends a write on", test: []string{".", "TestWriteGoesOnToOwners"}, edits: []edit{
 		{"replication.go", "len(news) > 0 && req.Fields.Digest != ", "len(news) < 0 && req.Fields.Digest != "},
 	}},
+	{name: "9 a member behind a cut link is reached through others", plan: "link", seeds: 20, edits: []edit{
+		{"route.go", "first := r.route.through.Swap(through) == nil", "first := false && r.route.through.Swap(through) == nil"},
+	}},
+	{name: "9 a refusal counts when nobody else reaches the member", plan: "resets", seeds: 40, edits: []edit{
+		{"route.go", "through, gone := p.findThrough(ctx, m, r)\n\tmeaning", "through, gone := (*Member)(nil), true\n\tmeaning"},
+		{"route.go", "if gone && !p.n.inbound.hears(ctx, m.Incarnation) {", "if gone {"},
+	}},
 	{name: "10 writes go to the target table", plan: "storm", seeds: 100, edits: []edit{
 		{"view.go", "if v.target != v.current {", "if v.target == nil {"},
 	}},
@@ -146,6 +153,14 @@ var table = []mutation{
 	}},
 	{name: "15 what is announced is bounded", test: []string{".", "Announcement"}, edits: []edit{
 		{"heartbeat.go", "len(b) == 0 || len(b) > maxAnnouncement", "len(b) == 0"},
+	}},
+	{name: "15 who has lost members looks at the seeds", plan: "reborn", seeds: 20, edits: []edit{
+		{"discovery.go", "func (d *discovery) lostSome() { token(d.lost) }", "func (d *discovery) lostSome() {}"},
+		{"discovery.go", "refusal.Code != mux.RefusedIncarnation ||", "refusal.Code != 0 ||"},
+	}},
+	{name: "16 a connection that stays deaf is closed", plan: "deaf", seeds: 20, edits: []edit{
+		{"internal/mux/silence.go", "now-s.asked >= c.opts.Silence-every", "now-s.asked >= 1000*c.opts.Silence"},
+		{"peers.go", "if r := p.find(incarnation); r != nil {\n\t\t\tr.gossip.drop()", "if r := p.find(incarnation); r == nil {\n\t\t\tr.gossip.drop()"},
 	}},
 	{name: "16 both ends prove the secret", test: []string{"./internal/mux", "Handshake|Replay|Strangers|Proof|Reflection"}, edits: []edit{
 		{"internal/mux/handshake.go", "if hmac.Equal(", "if true || hmac.Equal("},

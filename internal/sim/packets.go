@@ -15,7 +15,8 @@ import (
 // once its handshake is over. A frame is written whole or with others, so
 // whole frames get lost; bytes of other connections never do.
 type packets struct {
-	lost atomic.Uint64 // of 100
+	lost   atomic.Uint64 // of 100
+	frames atomic.Int64  // written on dialed connections that are not for gossip
 
 	mu     sync.Mutex
 	random *rand.Rand // guarded by mu
@@ -65,7 +66,9 @@ func (c *lossyConn) Write(b []byte) (int, error) {
 			c.gossip = purposeOf(b) == mux.PurposeGossip
 		}
 		c.writes++
-	case c.gossip && c.packets.lose():
+	case !c.gossip:
+		c.packets.frames.Add(1)
+	case c.packets.lose():
 		return len(b), nil
 	}
 	return c.Conn.Write(b)

@@ -24,6 +24,8 @@ const (
 	upgradeToken = "peercache/1"
 	shards       = 4096
 
+	maxBody = 64 << 20 // of an answer
+
 	opGet       = 3
 	getLookup   = 0 // what that very member holds, tombstones included
 	replyAbsent = 4
@@ -100,7 +102,7 @@ func newProbe(ctx context.Context, host *memnet.Host, m peercache.Member) (*prob
 		conn.Close()
 		return nil, err
 	}
-	return &probe{mux.New(conn, mux.Options{})}, nil
+	return &probe{mux.New(conn, mux.Options{MaxBody: maxBody})}, nil
 }
 
 func (p *probe) close() { p.conn.Close() }

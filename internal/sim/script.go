@@ -26,12 +26,13 @@ const (
 	Cut       Action = "cut"        // between Node and Other
 	CutOneWay Action = "cut-oneway" // from Node to Other
 	Split     Action = "split"      // Nodes from all others
+	Resets    Action = "resets"     // what the link between Node and Other answers, until all cuts are healed
 	Heal      Action = "heal"       // all cuts
 	Reset     Action = "reset"      // the connections between Node and Other
 	Slow      Action = "slow"       // from Node to Other, by Time
 	Skew      Action = "skew"       // Node's clock, by Time
 	Lose      Action = "lose"       // so many of 100 packets of gossip
-	Whole     Action = "whole"      // wait until all agree, at most half a minute
+	Whole     Action = "whole"      // wait until all agree, at most for Time, or half a minute
 	Wait      Action = "wait"       // nothing
 )
 
@@ -52,11 +53,16 @@ func (s Step) String() string {
 	switch s.Action {
 	case Join, Leave, Split:
 		return fmt.Sprint(b, " ", s.Nodes)
-	case Heal, Whole, Wait:
+	case Heal, Wait:
+		return b
+	case Whole:
+		if s.Time > 0 {
+			return fmt.Sprint(b, " within ", s.Time)
+		}
 		return b
 	case Lose:
 		return fmt.Sprint(b, " ", s.Count, "%")
-	case Cut, CutOneWay, Reset:
+	case Cut, CutOneWay, Resets, Reset:
 		return fmt.Sprint(b, " ", s.Node, " ", s.Other)
 	case Slow:
 		return fmt.Sprint(b, " ", s.Node, " ", s.Other, " ", s.Time)
@@ -88,6 +94,11 @@ type Script struct {
 	Size     int           // bytes of each value
 	Loading  time.Duration // that a load takes at most
 	Patience time.Duration // that callers have with a write; 0: as with other calls
+	Endless  bool          // calls have no deadline, and are judged by how long they take
+	Timeout  time.Duration // of the heartbeat; 0: the default
+	Rate     int           // bytes a second over each link; 0: no bound
+	Large    bool          // values are of Size or less, and there is memory for them
+	Unlisted []int         // nodes that the others have not in their Join lists
 	Bare     []int         // nodes on which no cache is made, and so no call
 	Steps    []Step
 	Clients  [][]Call // client i is on node i modulo Nodes
@@ -140,6 +151,21 @@ func (s *Script) String() string {
 	if s.Patience > 0 {
 		fmt.Fprintf(&b, ", writes given up after %v", s.Patience)
 	}
+	if s.Endless {
+		b.WriteString(", calls without a deadline")
+	}
+	if s.Timeout > 0 {
+		fmt.Fprintf(&b, ", a heartbeat of %v", s.Timeout)
+	}
+	if s.Large {
+		fmt.Fprintf(&b, ", values up to %d bytes", s.Size)
+		if s.Rate > 0 {
+			fmt.Fprintf(&b, " at %d bytes a second", s.Rate)
+		}
+	}
+	if len(s.Unlisted) > 0 {
+		fmt.Fprintf(&b, ", no other lists %v", s.Unlisted)
+	}
 	if len(s.Bare) > 0 {
 		fmt.Fprintf(&b, ", none on nodes %v", s.Bare)
 	}
@@ -187,14 +213,27 @@ func (g *generator) make(seed uint64, plan string) *Script {
 	}
 	s.Loading = []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond}[g.IntN(4)]
 	plans[plan](g)
+	if s.Clients == nil {
+		g.clients(max(s.length(), 500*time.Millisecond))
+	}
+	return s
+}
+
+// length is how long the steps take, without what they wait for.
+func (s *Script) length() time.Duration {
 	length := time.Duration(0)
 	for _, step := range s.Steps {
 		length += step.After
 	}
-	if s.Clients == nil {
-		g.clients(max(length, 500*time.Millisecond))
+	return length
+}
+
+// timeout is the heartbeat's.
+func (s *Script) timeout() time.Duration {
+	if s.Timeout > 0 {
+		return s.Timeout
 	}
-	return s
+	return 2 * time.Second
 }
 
 func (g *generator) between(low, high time.Duration) time.Duration {
@@ -207,12 +246,14 @@ func (g *generator) step(s Step) { g.script.Steps = append(g.script.Steps, s) }
 func (g *generator) some(count int) []int { return g.Perm(g.script.Nodes)[:count] }
 
 // clients makes calls for about length.
-func (g *generator) clients(length time.Duration) {
+func (g *generator) clients(length time.Duration) { g.clientsWith(length, 60) }
+
+// clientsWith makes about so many calls of each client.
+func (g *generator) clientsWith(length time.Duration, calls int) {
 	s := g.script
 	count := s.Nodes + g.IntN(2)
-	const calls = 60
 	for range count {
-		pace := length / calls
+		pace := length / time.Duration(calls)
 		var client []Call
 		for at := time.Duration(0); at < length && len(client) < 2*calls; {
 			think := time.Duration(g.ExpFloat64() * float64(pace)).Round(10 * time.Microsecond)

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"runtime/debug"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -21,7 +22,10 @@ var (
 	plan  = flag.String("sim.plan", "", "the plan that all scripts follow; empty: the seed decides")
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(200) // worlds are small and make much garbage
+	goleak.VerifyTestMain(m)
+}
 
 func script(seed uint64) *sim.Script {
 	if *plan != "" {

@@ -43,11 +43,13 @@ func (w *World) step(s Step) {
 	case CutOneWay:
 		w.cut(func(cuts map[[2]int]bool) { cuts[[2]int{s.Node, s.Other}] = true })
 		w.net.CutOneWay(one.host.Name(), other.host.Name())
+	case Resets:
+		w.cut(func(cuts map[[2]int]bool) { cuts[[2]int{s.Node, s.Other}], cuts[[2]int{s.Other, s.Node}] = true, true })
+		w.net.Resets(one.host.Name(), other.host.Name(), true)
 	case Split:
 		w.split(s.Nodes)
 	case Heal:
-		w.cut(func(cuts map[[2]int]bool) { clear(cuts) })
-		w.net.HealAll()
+		w.healLinks()
 	case Reset:
 		w.disturb() // whose load it was waiting for may be asked no more
 		w.net.Reset(one.host.Name(), other.host.Name())
@@ -59,9 +61,24 @@ func (w *World) step(s Step) {
 	case Lose:
 		w.packets.lost.Store(uint64(s.Count))
 	case Whole:
-		w.background.Wait()
-		if !w.waitWhole(wholeTime) {
-			w.violate("agree", "the nodes do not agree within %v:\n%s", wholeTime, w.describe())
+		most := s.Time
+		if most == 0 {
+			most = wholeTime
+			w.background.Wait()
+		}
+		if !w.waitWhole(most) {
+			w.violate("agree", "the nodes do not agree within %v:\n%s", most, w.describe())
+		}
+	}
+}
+
+// healLinks ends all cuts and resets of links.
+func (w *World) healLinks() {
+	w.cut(func(cuts map[[2]int]bool) { clear(cuts) })
+	w.net.HealAll()
+	for _, one := range w.members {
+		for _, other := range w.members[:one.number] {
+			w.net.Resets(one.host.Name(), other.host.Name(), false)
 		}
 	}
 }
@@ -110,7 +127,7 @@ func (w *World) startLocked(m *member) {
 		}
 		m.node, m.caches, m.running, m.paused, m.leaving, m.fresh = node, caches, true, false, false, true
 		w.setDomainLocked(m, 0)
-		m.last = 0
+		m.last, m.touched = 0, time.Since(w.began)
 		w.joinedLocked(m)
 		w.changedLocked()
 	})
@@ -220,7 +237,7 @@ func (w *World) pause(m *member) {
 		w.mu.Unlock()
 		return
 	}
-	m.paused = true
+	m.paused, m.touched = true, time.Since(w.began)
 	w.outLocked(m)
 	w.mu.Unlock()
 	m.host.Pause()
@@ -233,7 +250,7 @@ func (w *World) resume(m *member) {
 	if m.paused && m.domain == 0 && len(w.cuts) == 0 && !w.slow && !m.skewed {
 		m.back = m.last
 	}
-	m.paused = false
+	m.paused, m.touched = false, time.Since(w.began)
 	w.changedLocked()
 }
 
@@ -306,7 +323,7 @@ const farOff = 400 * time.Millisecond
 
 func (w *World) skew(m *member, s Step) {
 	w.mu.Lock()
-	m.skewed = s.Time.Abs() > farOff
+	m.skewed, m.touched = s.Time.Abs() > farOff, time.Since(w.began)
 	if m.skewed && m.running {
 		w.outLocked(m)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	leaveTime  = 30 * time.Second // of one Shutdown
 	settleTime = 2500 * time.Millisecond
 	callTime   = 10 * time.Second // of one call of a client
+	largeTime  = time.Minute      // that, for large values
+
+	endlessTime = 2 * time.Minute // of a call without a deadline
 )
 
 // A Result is what came of a script.
@@ -31,6 +35,7 @@ type Result struct {
 	Trace      []string    // what happened to nodes, links and members
 	ancestors  map[int]map[int]bool
 	disturbed  []time.Duration // when members came, went or stood still, and when all agreed again
+	cut        []time.Duration // when links were cut or healed
 }
 
 // A Violation is a promise that was not kept.
@@ -51,8 +56,9 @@ type member struct {
 	running  bool
 	starting bool
 	leaving  bool
-	again    bool // it is to start when it has left
-	fresh    bool // it has started, and not agreed with the others since
+	touched  time.Duration // when it started, stood still or got another clock last
+	again    bool          // it is to start when it has left
+	fresh    bool          // it has started, and not agreed with the others since
 	paused   bool
 	skewed   bool // its clock is so far off that it stays out of the tables
 	out      bool // killed, paused or cut off since all agreed last
@@ -81,7 +87,9 @@ type World struct {
 	losses     int
 	weak       bool
 	slow       bool
-	lastSlow   time.Duration // the longest delay of a slow link
+	relinked   map[[2]int]time.Duration // when links were last cut or healed, by the lesser number first
+	frames     int64                    // of requests, that were sent until the watcher looked last
+	lastSlow   time.Duration            // the longest delay of a slow link
 	unsettled  bool
 	loads      int
 	domains    int
@@ -90,6 +98,7 @@ type World struct {
 	violations []Violation
 	trace      []string
 	disturbed  []time.Duration
+	cutAt      []time.Duration
 	stopped    bool // clients make no more calls
 }
 
@@ -103,18 +112,20 @@ func Run(script *Script) *Result {
 		cuts:      make(map[[2]int]bool),
 		slowed:    make(map[[2]int]time.Duration),
 		changed:   make(chan struct{}),
+		relinked:  make(map[[2]int]time.Duration),
 		ancestors: make(map[int]map[int]bool),
 		random:    rand.New(rand.NewPCG(script.Seed, 1)),
 		packets:   &packets{random: rand.New(rand.NewPCG(script.Seed, 2))},
 	}
 	w.net.DelayAll(script.Delay)
+	w.net.RateAll(script.Rate)
 	w.net.JitterAll(script.Jitter, script.Seed)
 	for i := range script.Nodes {
 		w.members = append(w.members, &member{number: i, host: w.net.Host(hostOf(i))})
 	}
 	w.play()
 	w.end()
-	return &Result{Script: script, History: w.history, Violations: w.violations, Trace: w.trace, ancestors: w.ancestors, disturbed: w.disturbed}
+	return &Result{Script: script, History: w.history, Violations: w.violations, Trace: w.trace, ancestors: w.ancestors, disturbed: w.disturbed, cut: w.cutAt}
 }
 
 func (w *World) play() {
@@ -171,12 +182,13 @@ func (w *World) heal() {
 	w.endSlow()
 	w.net.DelayAll(w.script.Delay)
 	w.net.JitterAll(w.script.Jitter, w.script.Seed)
-	w.cut(func(cuts map[[2]int]bool) { clear(cuts) })
-	w.net.HealAll()
+	w.healLinks()
 	w.background.Wait()
 	for _, m := range w.members {
 		w.mu.Lock()
-		m.skewed = false
+		if m.skewed {
+			m.skewed, m.touched = false, time.Since(w.began)
+		}
 		w.mu.Unlock()
 		w.start(m)
 	}
@@ -221,11 +233,20 @@ func (w *World) config(m *member) (peercache.Config, error) {
 		Events: &peercache.Events{
 			MemberJoined:  func(p peercache.Member) { w.note("n%d sees %s, %s", m.number, p.Name, p.State) },
 			MemberChanged: func(_, p peercache.Member) { w.note("n%d sees %s, %s", m.number, p.Name, p.State) },
-			MemberLeft:    func(p peercache.Member) { w.note("n%d sees %s no more", m.number, p.Name) },
+			MemberLeft: func(p peercache.Member) {
+				w.note("n%d sees %s no more", m.number, p.Name)
+				w.dropped(m, p)
+			},
 		},
+		Heartbeat: peercache.Heartbeat{Timeout: w.script.Timeout},
+	}
+	if w.script.Large {
+		c.MaxBytes, c.MaxValueBytes = 1<<30, max(w.script.Size+1<<10, 16<<20)
 	}
 	for i := range w.script.Nodes {
-		c.Join = append(c.Join, addrOf(i))
+		if i == m.number || !slices.Contains(w.script.Unlisted, i) {
+			c.Join = append(c.Join, addrOf(i))
+		}
 	}
 	return c, nil
 }
@@ -356,12 +377,16 @@ func (w *World) load(ctx context.Context, m *member, cache, key string) (string,
 
 // pad makes a value as long as the script wants it.
 func (w *World) pad(value string) string {
-	b := []byte(value)
-	if n := w.script.Size - len(b) - 1; n > 0 {
-		b = append(b, '|')
-		b = append(b, slices.Repeat([]byte{'.'}, n)...)
+	n := w.script.Size - len(value) - 1
+	if w.script.Large {
+		n /= 1 << (shardOf("", value) % 3) // some are smaller
 	}
-	return string(b)
+	if n <= 0 {
+		return value
+	}
+	b := make([]byte, 0, len(value)+1+n)
+	b = append(append(b, value...), '|')
+	return string(append(b, strings.Repeat(".", n)...))
 }
 
 func unpad(value string) string {
