@@ -39,7 +39,8 @@ func TestRate(t *testing.T) {
 		some := make([]byte, 4<<10)
 		_, err = io.ReadFull(b, some)
 		require.NoError(t, err)
-		require.Less(t, time.Since(began), 50*time.Millisecond, "the first bytes do not wait for the last")
+		// The other connection may have gone first, with all that its buffer holds.
+		require.Less(t, time.Since(began), 300*time.Millisecond, "the first bytes do not wait for the last")
 		n, err := io.Copy(io.Discard, b)
 		require.NoError(t, err)
 		require.Equal(t, int64(2<<20-4<<10), n)
