@@ -96,9 +96,9 @@ func (w *warnings) count(part string) int {
 	return strings.Count(w.b.String(), part)
 }
 
-// TestShardThatCannotBeReadHoldsUpNoOther: a member that takes smaller values
-// than another one gets all the rest, and is not asked for it again and again.
-func TestShardThatCannotBeReadHoldsUpNoOther(t *testing.T) {
+// A member that keeps smaller values than another one gets all the rest, and does
+// not ask for it again and again.
+func TestMemberThatKeepsSmallerValuesIsFilled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log warnings
 		c := peercachetest.NewCluster(t, 1, func(i int, cfg *peercache.Config) {
@@ -118,12 +118,11 @@ func TestShardThatCannotBeReadHoldsUpNoOther(t *testing.T) {
 		c.WaitAgree()
 		requireReady(t, c.Nodes[1])
 		require.GreaterOrEqual(t, all[1].Stats().Entries, int64(2990), "all but what shares its shard")
-		require.EqualValues(t, 1, c.Nodes[1].Stats().SyncOmitted)
-		require.Equal(t, 1, log.count("shard cannot be copied"))
+		require.Zero(t, c.Nodes[1].Stats().SyncOmitted, "what it would not keep is not sent to it")
+		require.Zero(t, log.count("cannot be copied"))
 		before := c.Nodes[1].Stats().SyncBytes
 		time.Sleep(30 * time.Second)
 		require.Less(t, c.Nodes[1].Stats().SyncBytes-before, int64(1<<20))
-		require.Equal(t, 1, log.count("shard cannot be copied"))
 		c.Shutdown(0)
 	})
 }
