@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 )
@@ -13,6 +14,7 @@ const fetchStripes = 64
 // key at most one request is under way; those who come meanwhile share the
 // next one, which is sent after that. None joins a request that was sent
 // before: it may have been answered before a write that the caller knows of.
+// Only the failure of a load is shared by those who came while it ran.
 type fetches struct {
 	n       *Node
 	stripes [fetchStripes]fetchStripe
@@ -67,11 +69,19 @@ func (fs *fetches) enter(shard int, key fetchKey) bool {
 }
 
 // leave ends a request, and sends that of those who came meanwhile if they
-// still wait.
-func (fs *fetches) leave(shard int, key fetchKey) {
+// still wait. If it ended with a load that failed, they share that: they came
+// while it ran, and no write can have made it outdated.
+func (fs *fetches) leave(shard int, key fetchKey, r result) {
 	s := fs.stripe(shard)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f := s.byKey[key]
+	if f != nil && errors.Is(r.err, ErrLoad) {
+		delete(s.byKey, key)
+		f.result = r
+		close(f.done)
+		return
+	}
 	fs.leaveLocked(s, shard, key)
 }
 
@@ -93,7 +103,7 @@ func (fs *fetches) leaveLocked(s *fetchStripe, shard int, key fetchKey) {
 			f.result = result{err: ErrClosed}
 		}
 		close(f.done)
-		fs.leave(shard, key)
+		fs.leave(shard, key, f.result)
 	}) {
 		f.cancel()
 		f.result = result{err: ErrClosed}

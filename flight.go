@@ -206,7 +206,7 @@ func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 var errAllLeft = errors.New("peercache: nobody waits for this load")
 
 // loaderGrace is how long a loader may take to return after its context ended.
-const loaderGrace = 100 * time.Millisecond
+const loaderGrace = 10 * time.Millisecond
 
 var errGoexit = errors.New("the loader ended its goroutine")
 

@@ -26,7 +26,10 @@ type Options[V any] struct {
 	// Get when Load is nil. A key that is missing from its result is not found.
 	LoadMany func(ctx context.Context, keys []string) (map[string]V, error)
 
-	// LoadTimeout bounds one load, whoever waits for it. 0: 30 s.
+	// LoadTimeout bounds one load, and with it how long each caller waits that
+	// shares it, even if the loader does not heed its context: all of them get
+	// its failure then, and what it returns later is dropped. When the member that
+	// runs the load dies, the one that takes its place has as long again. 0: 30 s.
 	LoadTimeout time.Duration
 
 	// TTL is how long a value is kept. 0: until it has to make room.

@@ -410,8 +410,10 @@ func (n *Node) awaitOther(ctx context.Context, v *view) {
 func (n *Node) fetchOnce(ctx context.Context, s search) result {
 	k := fetchKey{flightKey{s.sp.id, s.key}, s.load}
 	if n.fetches.enter(s.shard, k) {
-		defer n.fetches.leave(s.shard, k)
-		return n.askOwners(ctx, s)
+		r := result{err: ErrUnavailable} // should it panic
+		defer func() { n.fetches.leave(s.shard, k, r) }()
+		r = n.askOwners(ctx, s)
+		return r
 	}
 	return n.fetches.share(ctx, s.shard, k, func(ctx context.Context) result { return n.askOwners(ctx, s) })
 }
