@@ -38,6 +38,10 @@ var plans = map[string]func(*generator){
 // played only when they are asked for by name.
 var notYet = map[string]string{}
 
+// lengthy are the plans that take minutes of virtual time, and so more work than
+// others. Fewer seeds choose them.
+var lengthy = []string{"away", "deaf"}
+
 // planNames are the plans that seeds choose from.
 func planNames() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(plans)), func(name string) bool { return notYet[name] != "" })

@@ -186,15 +186,19 @@ type generator struct {
 
 // NewScript returns the script of a seed.
 func NewScript(seed uint64) *Script {
-	plans := planNames()
-	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0x5eed)), script: new(Script)}
-	return g.make(seed, plans[g.IntN(len(plans))])
+	names, random := planNames(), rand.New(rand.NewPCG(seed, 0x91a2))
+	for {
+		plan := names[random.IntN(len(names))]
+		if !slices.Contains(lengthy, plan) || random.IntN(4) == 0 {
+			return NewScriptOf(seed, plan)
+		}
+	}
 }
 
 // NewScriptOf returns the script of a seed for one plan.
 func NewScriptOf(seed uint64, plan string) *Script {
 	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0x5eed)), script: new(Script)}
-	g.IntN(len(planNames()))
+	g.Uint64()
 	return g.make(seed, plan)
 }
 
