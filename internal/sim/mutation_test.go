@@ -78,14 +78,13 @@ var table = []mutation{
 		{"conditional.go", "fromRequest, &base)", "fromRequest, nil)"},
 	}},
 	{name: "7 a write waits for its owners", plan: "crash", seeds: 40, edits: []edit{
-		{"replication.go", "\t\tif !silent {\n\t\t\tselect {", "\t\tif silent {\n\t\t\tselect {"},
-		{"replication.go", "\t\tif d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {", "\t\tif d.to.former || !d.to.former {\n\t\t\tcontinue\n\t\t}\n\t\tfor _, i := range d.items {"},
+		{"replication.go", "if d.quiet && d.to.former {", "if d.quiet || !d.quiet {"},
 	}},
 	{name: "7 the tables are read again before a write is acknowledged", test: []string{".", "TestAcknowledgedWriteIsWhere"}, edits: []edit{
 		{"replication.go", "deliveries, outcome, late)\n\t\tif ctx.Err() != nil {", "deliveries, outcome, late)\n\t\tif ctx != nil {"},
 	}},
 	{name: "7 what no owner takes waits for the next ones", test: []string{".", "TestAllOwnersOfAKeyDie"}, edits: []edit{
-		{"write.go", "n.clock.Elapsed()-began <= ownersTime", "n.clock.Elapsed() < 0"},
+		{"write.go", "n.clock.Elapsed()-ownersLost <= ownersTime", "n.clock.Elapsed() < 0"},
 	}},
 	{name: "8 a delete leaves a tombstone", plan: "split", seeds: 300, edits: []edit{
 		{"replication.go", "n.clock.Elapsed() + tombstoneTime", "n.clock.Elapsed() + 1"},
