@@ -46,7 +46,6 @@ var topologies = map[string]topology{
 	"bridge":    cutAllBut(5, func(a, b int) bool { return a == 0 || (a < 3) == (b < 3) }),
 	"ring of 4": cutAllBut(4, func(a, b int) bool { return b-a == 1 || b-a == 3 }),
 	"ring of 5": cutAllBut(5, func(a, b int) bool { return b-a == 1 || b-a == 4 }),
-	"ring of 6": cutAllBut(6, func(a, b int) bool { return b-a == 1 || b-a == 5 }),
 	"chain":     cutAllBut(4, func(a, b int) bool { return b-a == 1 }),
 }
 
@@ -278,7 +277,7 @@ func TestLinksThatAreCutLoseNobody(t *testing.T) {
 	}
 	for name, top := range map[string]topology{
 		"bridge of 13": cutAllBut(13, func(a, b int) bool { return a == 0 || (a < 6) == (b < 6) }),
-		"ring of 6":    topologies["ring of 6"],
+		"ring of 5":    topologies["ring of 5"],
 		"chain":        topologies["chain"],
 	} {
 		t.Run(name, func(t *testing.T) {
