@@ -20,7 +20,11 @@ import (
 // it is acknowledged.
 func TestWriteGoesOnToOwnersItsStamperDoesNotKnow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := peercachetest.NewCluster(t, 4)
+		c := peercachetest.NewCluster(t, 4, func(i int, cfg *peercache.Config) {
+			if i == 0 {
+				cfg.Heartbeat.Timeout = 6 * time.Second // it misses nobody before the others miss it
+			}
+		})
 		all := caches(t, c, peercache.Options[string]{})
 		for i := 1; i < 4; i++ {
 			c.Network.CutOneWay(c.Host(0), c.Host(i))
