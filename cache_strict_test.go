@@ -168,13 +168,17 @@ func strictMany(t *testing.T, h *strictHistory, cache *peercache.Cache[string], 
 // In a cluster in which nothing happens the changes of a key are linearizable,
 // refused conditions included.
 func TestChangesOfAStableClusterAreLinearizable(t *testing.T) {
+	seeds := uint64(4)
+	if testing.Short() {
+		seeds = 1
+	}
 	for name, mix := range map[string]strictMix{
 		"absent and deleted": {remove: 4, ifAbsent: 3},
 		"absent and cleared": {remove: 1, clear: 1, ifAbsent: 6},
 		"all":                {set: 2, remove: 4, clear: 1, ifAbsent: 4, ifVersion: 4, update: 3, many: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(4) {
+			for seed := range seeds {
 				synctest.Test(t, func(t *testing.T) {
 					c := peercachetest.NewCluster(t, 4)
 					c.Network.JitterAll(2*time.Millisecond, seed)
