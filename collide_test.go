@@ -70,11 +70,15 @@ func TestOneKeptKeyVouchesForNoOther(t *testing.T) {
 	}
 	h := n.handoff
 	h.state[shard].Store(shardForeign)
+	h.mu.Lock()
 	h.lost[shard] = &lostShard{since: -time.Hour, owned: true}
+	h.mu.Unlock()
 	h.keepForAWhile(shard, sp, keys[0], false)
 	require.False(t, h.outdated(shard, sp, keys[0]))
 	require.True(t, h.outdated(shard, sp, keys[1]))
+	h.mu.Lock()
 	h.gainLocked(shard, n.view.Load(), n.view.Load(), nil)
+	h.mu.Unlock()
 	_, held := n.store.peek(sp, keys[0])
 	require.True(t, held)
 	_, held = n.store.peek(sp, keys[1])
