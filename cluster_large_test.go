@@ -131,9 +131,12 @@ func TestManyLargeSetsAtOnce(t *testing.T) {
 func TestLargeGetsOverSlowLinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size, count = 6 << 20, 5
-		loads := make(map[string]int)
+		var mu sync.Mutex
+		loads := make(map[string]int) // guarded by mu
 		c := peercachetest.NewCluster(t, 4)
 		all := caches(t, c, peercache.Options[string]{Load: func(_ context.Context, key string) (string, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			loads[key]++
 			return largeValue(size, uint64(len(key))) + key, nil
 		}})
@@ -154,7 +157,9 @@ func TestLargeGetsOverSlowLinks(t *testing.T) {
 		read(3)
 		require.InDelta(t, float64(count*size)/(32*mbit), time.Since(began).Seconds(), 1)
 		for _, key := range keys {
+			mu.Lock()
 			require.Equal(t, 1, loads[key])
+			mu.Unlock()
 		}
 		require.Equal(t, hedges, c.Nodes[3].Stats().Hedges)
 		require.Less(t, receivedBy(c.Nodes[3]), int64(count*size*11/10))
